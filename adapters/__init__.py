@@ -1,0 +1,1 @@
+"""Pool types: one module each, all behind the contract in `mcp_pools.adapter`."""

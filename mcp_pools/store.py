@@ -1,0 +1,199 @@
+"""The contract of durable state: what is kept of pools and tasks, and how it changes.
+
+A store applies *changes*. `commit` hands one over and returns at once with a future;
+changes handed over while a commit is under way share the next one, and with it one
+sync to disk. The future resolves only when the change is on disk.
+
+Every update is fenced: it names the launch it speaks for, and a store refuses it
+(`False`) when the task has since been launched again or has ended. A caller that saw
+an error may hand the same change over again: repeating one that landed changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mcp_pools.models import PoolSpec, Status
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskRow:
+    """All that is kept of one task. Times are Unix seconds; payload and result JSON bytes."""
+
+    # Written once, when the task is accepted.
+    task_id: str
+    task_type: str
+    caller: str
+    created_at: float
+    payload: bytes
+    cwd: str = "/"
+    roots: tuple[str, ...] = ()
+    timeout: float = 300.0
+    priority: int = 0
+    max_attempts: int = 1
+    depth: int = 0
+    strategy: str = "least_loaded"
+    pinned: bool = False
+    selector: dict[str, str] | None = None
+    affinity_key: str | None = None
+    distribution_id: str | None = None
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    # Change with the task's life.
+    status: Status = "queued"
+    pool: str | None = None
+    pool_type: str | None = None
+    worker: str | None = None
+    attempt: int = 0
+    """Attempts that started; what the user counts."""
+    launch: int = 0
+    """Launches, also those that never started; what updates are fenced by."""
+    seq: int = 0
+    """The worker's own number of this launch: a worker's journal says how far it got."""
+    not_before: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    progress: bytes | None = None
+    result: bytes | None = None
+    error: bytes | None = None
+    output_tail: str | None = None
+    cancel_requested_at: float | None = None
+
+    @property
+    def attempt_id(self) -> str:
+        """The launch's own name: what workers, Jobs and delegates are keyed by."""
+        return f"{self.task_id}.{self.launch}"
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolRow:
+    """All that is kept of one pool."""
+
+    pool_id: str
+    spec: PoolSpec
+    status: str = "running"
+    fixed_workers: int | None = None
+    configured: bool = False
+    created_at: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class EventRow:
+    """An event to be written with the change it describes."""
+
+    at: float
+    kind: str
+    pool: str | None = None
+    task_id: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Keep a new task. `False`: a task with this caller and idempotency key is already kept."""
+
+    row: TaskRow
+    event: EventRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Write a task's changing fields, if its `launch` is still `fence` and it has not ended.
+
+    The row is read when the change is handed over, so it may go on changing.
+    """
+
+    row: TaskRow
+    fence: int
+    event: EventRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancel:
+    """Keep the intent to cancel, so that the next owner honours it too."""
+
+    task_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PutPool:
+    """Keep a pool's definition and status, under its name."""
+
+    row: PoolRow
+    event: EventRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutWorker:
+    """Keep (or, with `gone`, forget) a worker process, so that a new owner can end it."""
+
+    worker_id: str
+    pool: str
+    pid: int
+    started_ticks: int
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PutAffinity:
+    """Keep which pool an affinity key belongs to."""
+
+    key: str
+    pool: str
+
+
+Change = Accept | Update | RequestCancel | PutPool | PutWorker | PutAffinity
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHistory:
+    """What finished on one pool: counts over all time, durations (s) of the latest 1,000, ascending."""
+
+    completed: int
+    failed: int
+    durations: Sequence[float]
+
+
+class Store(Protocol):
+    """Durable state of one home."""
+
+    async def open(self, owner: str) -> None:
+        """Migrate, and take the store over for `owner`.
+
+        Raises `PoolsError` `conflict` when the store is of a newer version, cannot be
+        written, or is not ours.
+        """
+
+    async def close(self) -> None:
+        """Commit what was handed over, then let go."""
+
+    def commit(self, change: Change) -> asyncio.Future[bool]:
+        """Hand a change over. Resolves once it is on disk: `True`, or `False` when refused."""
+
+    async def task(self, task_id: str) -> TaskRow | None:
+        """One task, or `None`."""
+
+    async def unfinished(self) -> list[TaskRow]:
+        """Every task that has not ended, oldest first."""
+
+    async def by_key(self, caller: str, idempotency_key: str) -> TaskRow | None:
+        """The task this caller submitted under this key within the retention time."""
+
+    async def pools(self) -> list[PoolRow]:
+        """Every pool that is not closed, by name."""
+
+    async def workers(self) -> list[PutWorker]:
+        """Every recorded worker process."""
+
+    async def affinities(self) -> dict[str, str]:
+        """Every affinity key and its pool."""
+
+    async def history(self, pool: str) -> PoolHistory:
+        """What finished on a pool."""
+
+    async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
+        """Events behind a cursor, oldest first, each with its own cursor."""

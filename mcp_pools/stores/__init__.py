@@ -1,0 +1,1 @@
+"""Where durable state is kept: one module a database."""

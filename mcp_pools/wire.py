@@ -1,0 +1,81 @@
+"""Packets between the router and a worker process.
+
+A channel is a pair of Unix sockets that keeps packet boundaries (`SOCK_SEQPACKET`). A
+packet is one JSON header, a newline, and a body of any bytes. A body too large for the
+socket's buffer travels beside the packet, in a sealed memory file whose descriptor is
+passed along, so a send never blocks on a large payload and never splits one.
+
+The router keeps the worker's end open too: a packet still in it was never taken, so
+whoever reads it out, worker or router, is the only one to have it. Taking the packet
+*is* the start of the task.
+
+Standard library only: the worker imports it.
+"""
+
+import json
+import os
+import socket
+from typing import Any, Final
+
+INLINE_BYTES: Final = 4096
+"""Larger bodies travel in a memory file. Thirty-two packets of this size fit a default buffer."""
+
+_PACKET_BYTES: Final = 65536
+
+
+class ChannelClosed(Exception):
+    """The other side is gone."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a new channel."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(channel: socket.socket, header: list[Any], body: bytes = b"") -> None:
+    """Send one packet.
+
+    Raises:
+        BlockingIOError: the channel is non-blocking and full.
+        ChannelClosed: nobody reads any more.
+    """
+    head = json.dumps(header, separators=(",", ":")).encode()
+    try:
+        if len(head) + len(body) < INLINE_BYTES:
+            channel.send(b"%s\n%s" % (head, body))
+        else:
+            _send_large(channel, head, body)
+    except (BrokenPipeError, ConnectionResetError) as gone:
+        raise ChannelClosed from gone
+
+
+def _send_large(channel: socket.socket, head: bytes, body: bytes) -> None:
+    memory = os.memfd_create("mcp-pools", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(memory), "wb") as file:
+            file.write(head + b"\n")
+            file.write(body)
+        socket.send_fds(channel, [b"\n"], [memory])
+    finally:
+        os.close(memory)
+
+
+def receive(channel: socket.socket) -> tuple[list[Any], bytes]:
+    """Take one packet.
+
+    Raises:
+        BlockingIOError: the channel is non-blocking and empty.
+        ChannelClosed: the other side is gone and nothing is left to take.
+    """
+    try:
+        packet, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 1)
+    except ConnectionResetError as gone:
+        raise ChannelClosed from gone
+    if descriptors:
+        with os.fdopen(descriptors[0], "rb") as file:
+            file.seek(0)
+            packet = file.read()
+    if not packet:
+        raise ChannelClosed
+    head, _, body = packet.partition(b"\n")
+    return json.loads(head), body

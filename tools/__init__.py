@@ -1,0 +1,1 @@
+"""The fifteen tools, and nothing else."""
