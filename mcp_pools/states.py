@@ -30,7 +30,14 @@ MOVES: Final[dict[tuple[Status, Move], Status]] = {
 TERMINAL: Final[frozenset[Status]] = frozenset({"completed", "failed", "cancelled", "timed_out"})
 
 NEVER_RETRIED: Final = frozenset(
-    {"invalid_payload", "unknown_task_type", "not_allowed", "nesting_too_deep", "result_too_large", "cancelled"}
+    {
+        "invalid_payload",
+        "unknown_task_type",
+        "not_allowed",
+        "nesting_too_deep",
+        "result_too_large",
+        "cancelled",
+    }
 )
 """Error codes that another attempt of the same payload would only repeat."""
 
