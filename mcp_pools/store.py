@@ -129,7 +129,11 @@ class PutPool:
 
 @dataclass(frozen=True, slots=True)
 class PutWorker:
-    """Keep (or, with `gone`, forget) a worker process, so that a new owner can end it."""
+    """Keep (or, with `gone`, forget) a worker process, so that a new owner can end it.
+
+    `started_ticks` is the process's start time as the kernel counts it: with the pid it
+    names one process and no later one.
+    """
 
     worker_id: str
     pool: str
@@ -146,7 +150,14 @@ class PutAffinity:
     pool: str
 
 
-Change = Accept | Update | RequestCancel | PutPool | PutWorker | PutAffinity
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Forget tasks that ended, and events that happened, before a time."""
+
+    before: float
+
+
+Change = Accept | Update | RequestCancel | PutPool | PutWorker | PutAffinity | Prune
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +172,11 @@ class PoolHistory:
 class Store(Protocol):
     """Durable state of one home."""
 
-    async def open(self, owner: str) -> None:
-        """Migrate, and take the store over for `owner`.
+    async def open(self, boot: str) -> str | None:
+        """Migrate, and take the store over for an owner on the machine's boot `boot`.
 
-        Raises `PoolsError` `conflict` when the store is of a newer version, cannot be
-        written, or is not ours.
+        Returns the boot of the owner before, `None` for a new store. Raises `PoolsError`
+        `conflict` when the store is of a newer version, cannot be written, or is not ours.
         """
 
     async def close(self) -> None:
