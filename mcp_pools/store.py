@@ -128,21 +128,6 @@ class PutPool:
 
 
 @dataclass(frozen=True, slots=True)
-class PutWorker:
-    """Keep (or, with `gone`, forget) a worker process, so that a new owner can end it.
-
-    `started_ticks` is the process's start time as the kernel counts it: with the pid it
-    names one process and no later one.
-    """
-
-    worker_id: str
-    pool: str
-    pid: int
-    started_ticks: int
-    gone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class PutAffinity:
     """Keep which pool an affinity key belongs to."""
 
@@ -157,7 +142,7 @@ class Prune:
     before: float
 
 
-Change = Accept | Update | RequestCancel | PutPool | PutWorker | PutAffinity | Prune
+Change = Accept | Update | RequestCancel | PutPool | PutAffinity | Prune
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +157,11 @@ class PoolHistory:
 class Store(Protocol):
     """Durable state of one home."""
 
-    async def open(self, boot: str) -> str | None:
-        """Migrate, and take the store over for an owner on the machine's boot `boot`.
+    async def open(self) -> None:
+        """Migrate, and take the store over for a new owner.
 
-        Returns the boot of the owner before, `None` for a new store. Raises `PoolsError`
-        `conflict` when the store is of a newer version, cannot be written, or is not ours.
+        Raises `PoolsError` `conflict` when the store is of a newer version, cannot be
+        written, or is not ours.
         """
 
     async def close(self) -> None:
@@ -196,9 +181,6 @@ class Store(Protocol):
 
     async def pools(self) -> list[PoolRow]:
         """Every pool that is not closed, by name."""
-
-    async def workers(self) -> list[PutWorker]:
-        """Every recorded worker process."""
 
     async def affinities(self) -> dict[str, str]:
         """Every affinity key and its pool."""

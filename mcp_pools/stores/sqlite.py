@@ -37,7 +37,6 @@ from mcp_pools.store import (
     Prune,
     PutAffinity,
     PutPool,
-    PutWorker,
     RequestCancel,
     TaskRow,
     Update,
@@ -70,23 +69,19 @@ class SqliteStore:
         self.commits = 0
         """Transactions so far: with one sync each, the syncs."""
 
-    async def open(self, boot: str) -> str | None:
+    async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
-        return await self._loop.run_in_executor(self._reader, self._open, boot)
+        await self._loop.run_in_executor(self._reader, self._open)
 
-    def _open(self, boot: str) -> str | None:
+    def _open(self) -> None:
         with refusals(self._path):
             self._write = sql.connect(self._path, self._sync)
             sql.migrate(self._write, self._path)
-            previous = self._write.execute("SELECT boot FROM owners ORDER BY epoch DESC LIMIT 1").fetchone()
-            cursor = self._write.execute(
-                "INSERT INTO owners (boot, started_at) VALUES (?, ?)", (boot, time.time())
-            )
+            cursor = self._write.execute("INSERT INTO owners (started_at) VALUES (?)", (time.time(),))
             self._epoch = cursor.lastrowid
             self._read = sql.connect(self._path, self._sync, read_only=True)
         self._writer = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._writer.start()
-        return previous[0] if previous else None
 
     async def close(self) -> None:
         if self._writer is not None:
@@ -234,10 +229,6 @@ class SqliteStore:
             for _, pool_id, spec, status, fixed, configured, created_at in rows
         ]
 
-    async def workers(self) -> list[PutWorker]:
-        rows = await self._ask(lambda db: db.execute("SELECT * FROM workers").fetchall())
-        return [PutWorker(*row) for row in rows]
-
     async def affinities(self) -> dict[str, str]:
         return dict(await self._ask(lambda db: db.execute("SELECT key, pool FROM affinities").fetchall()))
 
@@ -277,10 +268,6 @@ def other_values(change: Change) -> tuple[str, Row]:
             spec = json.dumps(asdict(row.spec))
             values = (row.spec.name, row.pool_id, spec, row.status, row.fixed_workers)
             return "pool", (*values, int(row.configured), row.created_at)
-        case PutWorker(gone=True):
-            return "forget_worker", (change.worker_id,)
-        case PutWorker():
-            return "worker", (change.worker_id, change.pool, change.pid, change.started_ticks)
         case PutAffinity():
             return "affinity", (change.key, change.pool)
     raise AssertionError(change)

@@ -82,8 +82,6 @@ STATEMENTS: Final[dict[str, Statement]] = {
     "pool": one_at_a_time(
         f"INSERT OR REPLACE INTO pools ({', '.join(POOL_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?)"
     ),
-    "worker": one_at_a_time("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?)"),
-    "forget_worker": one_at_a_time("DELETE FROM workers WHERE worker_id = ?"),
     "affinity": one_at_a_time("INSERT OR REPLACE INTO affinities VALUES (?, ?)"),
     "prune": one_at_a_time("DELETE FROM tasks WHERE finished_at < ?"),
     "prune_payloads": one_at_a_time(

@@ -53,17 +53,10 @@ CREATE TABLE pools (
     created_at REAL NOT NULL
 ) WITHOUT ROWID;
 
-CREATE TABLE workers (
-    worker_id TEXT PRIMARY KEY,
-    pool TEXT NOT NULL,
-    pid INTEGER NOT NULL,
-    started_ticks INTEGER NOT NULL
-) WITHOUT ROWID;
-
 CREATE TABLE affinities (key TEXT PRIMARY KEY, pool TEXT NOT NULL) WITHOUT ROWID;
 
 -- One row an owner, the latest last: its number is the epoch that tasks carry.
-CREATE TABLE owners (epoch INTEGER PRIMARY KEY, boot TEXT NOT NULL, started_at REAL NOT NULL);
+CREATE TABLE owners (epoch INTEGER PRIMARY KEY, started_at REAL NOT NULL);
 
 CREATE TABLE events (
     cursor INTEGER PRIMARY KEY AUTOINCREMENT,
