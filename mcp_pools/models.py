@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "timed_out"]
 PoolStatus = Literal["starting", "running", "degraded", "failed", "draining", "closed"]
 WaitingCode = Literal[
