@@ -10,9 +10,10 @@ For every launch it took, an adapter reports exactly one `Ended` or one `Returne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from mcp_pools.models import Health, PoolSpec, Worker
@@ -100,6 +101,19 @@ class Changed:
 AdapterEvent = Started | Progressed | Printed | Ended | Returned | Changed
 Sink = Callable[[AdapterEvent], None]
 """Takes an event on the event loop's thread, at once and without raising."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an adapter gets from the home it serves.
+
+    `directory` is the pool's own, kept between owners. `environment` is all that the
+    children of tasks may see of the owner's. `memory_bytes` limits each worker; 0: nothing.
+    """
+
+    directory: Path
+    environment: Mapping[str, str]
+    memory_bytes: int = 0
 
 
 class Adapter(Protocol):

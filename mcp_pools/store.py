@@ -128,17 +128,6 @@ class PutPool:
 
 
 @dataclass(frozen=True, slots=True)
-class PutWorker:
-    """Keep (or, with `gone`, forget) a worker process, so that a new owner can end it."""
-
-    worker_id: str
-    pool: str
-    pid: int
-    started_ticks: int
-    gone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class PutAffinity:
     """Keep which pool an affinity key belongs to."""
 
@@ -146,7 +135,14 @@ class PutAffinity:
     pool: str
 
 
-Change = Accept | Update | RequestCancel | PutPool | PutWorker | PutAffinity
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Forget tasks that ended, and events that happened, before a time."""
+
+    before: float
+
+
+Change = Accept | Update | RequestCancel | PutPool | PutAffinity | Prune
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +157,8 @@ class PoolHistory:
 class Store(Protocol):
     """Durable state of one home."""
 
-    async def open(self, owner: str) -> None:
-        """Migrate, and take the store over for `owner`.
+    async def open(self) -> None:
+        """Migrate, and take the store over for a new owner.
 
         Raises `PoolsError` `conflict` when the store is of a newer version, cannot be
         written, or is not ours.
@@ -185,9 +181,6 @@ class Store(Protocol):
 
     async def pools(self) -> list[PoolRow]:
         """Every pool that is not closed, by name."""
-
-    async def workers(self) -> list[PutWorker]:
-        """Every recorded worker process."""
 
     async def affinities(self) -> dict[str, str]:
         """Every affinity key and its pool."""

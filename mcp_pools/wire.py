@@ -15,12 +15,14 @@ Standard library only: the worker imports it.
 import json
 import os
 import socket
+import sys
 from typing import Any, Final
 
 INLINE_BYTES: Final = 4096
 """Larger bodies travel in a memory file. Thirty-two packets of this size fit a default buffer."""
 
 _PACKET_BYTES: Final = 65536
+_ONE_DESCRIPTOR: Final = socket.CMSG_LEN(4)
 
 
 class ChannelClosed(Exception):
@@ -60,19 +62,25 @@ def _send_large(channel: socket.socket, head: bytes, body: bytes) -> None:
         os.close(memory)
 
 
-def receive(channel: socket.socket) -> tuple[list[Any], bytes]:
+def receive(channel: socket.socket, *, wait: bool = True) -> tuple[list[Any], bytes]:
     """Take one packet.
 
+    `wait=False` asks for one that is already there. The worker's end is the same open
+    socket in both processes, so the router must not make it non-blocking to look into it.
+
     Raises:
-        BlockingIOError: the channel is non-blocking and empty.
+        BlockingIOError: the channel is non-blocking, or should not be waited for, and empty.
         ChannelClosed: the other side is gone and nothing is left to take.
     """
     try:
-        packet, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 1)
+        packet, beside, _, _ = channel.recvmsg(
+            _PACKET_BYTES, _ONE_DESCRIPTOR, socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+        )
     except ConnectionResetError as gone:
         raise ChannelClosed from gone
-    if descriptors:
-        with os.fdopen(descriptors[0], "rb") as file:
+    if beside:
+        descriptor = int.from_bytes(beside[0][2], sys.byteorder)
+        with os.fdopen(descriptor, "rb") as file:
             file.seek(0)
             packet = file.read()
     if not packet:

@@ -1,1 +1,17 @@
-"""The fifteen tools, and nothing else."""
+"""The tools, and nothing else: each is one function, for MCP, the console and Python."""
+
+from mcp_pools.tools.execution import pool_cancel, pool_execute, pool_task
+from mcp_pools.tools.monitoring import pool_health
+from mcp_pools.tools.pools import pool_close, pool_get, pool_list, pool_register, pool_scale
+
+__all__ = [
+    "pool_cancel",
+    "pool_close",
+    "pool_execute",
+    "pool_get",
+    "pool_health",
+    "pool_list",
+    "pool_register",
+    "pool_scale",
+    "pool_task",
+]

@@ -1,0 +1,1 @@
+"""What the stores say to their databases: migrations, statements, rows."""

@@ -1,0 +1,234 @@
+"""How state lies in SQLite: connecting, migrating, statements, rows.
+
+`sqlite/` beside this file holds the numbered migrations; they only ever go forward.
+"""
+
+import functools
+import json
+import sqlite3
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from mcp_pools.errors import PoolsError
+from mcp_pools.store import TaskRow
+
+APPLICATION_ID: Final = 0x6D637070
+"""Says in the file's header that it is ours (`mcpp`)."""
+
+MOST_VALUES: Final = 16384
+"""Values bound by one statement; SQLite's own limit is 32,766 since 3.32."""
+
+FIXED: Final = (
+    *("task_id", "task_type", "caller", "created_at", "cwd", "roots", "timeout", "priority", "max_attempts"),
+    *("depth", "strategy", "pinned", "selector", "affinity_key", "distribution_id", "idempotency_key"),
+    *("request_hash", "cancel_requested_at"),
+)
+CHANGING: Final = (
+    *("status", "pool", "pool_type", "worker", "attempt", "launch", "seq", "not_before"),
+    *("started_at", "finished_at", "progress", "error", "output_tail", "result"),
+)
+
+Row = tuple[Any, ...]
+Statement = Callable[[int], str]
+"""Makes the SQL for that many rows."""
+
+
+def insert(into: str, columns: tuple[str, ...], conflict: str = "") -> Statement:
+    """An insert of many rows."""
+    one = f"({', '.join('?' * len(columns))})"
+
+    @functools.cache
+    def statement(rows: int) -> str:
+        values = ", ".join([one] * rows)
+        return f"INSERT INTO {into} ({', '.join(columns)}) VALUES {values} {conflict}"  # noqa: S608
+
+    return statement
+
+
+@functools.cache
+def update(rows: int) -> str:
+    """Write many tasks' changing columns, each fenced by the launch it speaks for."""
+    columns = ("epoch", *CHANGING)
+    one = f"({', '.join('?' * (len(columns) + 2))})"
+    written = ", ".join(f"{name} = new.column{number}" for number, name in enumerate(columns, 3))
+    return (
+        f"UPDATE tasks SET {written} FROM (VALUES {', '.join([one] * rows)}) AS new "  # noqa: S608
+        "WHERE tasks.task_id = new.column1 AND tasks.launch = new.column2 AND tasks.finished_at IS NULL"
+    )
+
+
+def one_at_a_time(sql: str) -> Statement:
+    """A statement that has no form for many rows; `Rows` runs it once for each."""
+
+    def statement(rows: int) -> str:
+        assert rows == 1
+        return sql
+
+    statement.single = True  # type: ignore[attr-defined]
+    return statement
+
+
+POOL_COLUMNS: Final = ("name", "pool_id", "spec", "status", "fixed_workers", "configured", "created_at")
+
+STATEMENTS: Final[dict[str, Statement]] = {
+    "payload": insert("payloads", ("task_id", "payload"), "ON CONFLICT DO NOTHING"),
+    "accept": insert("tasks", ("epoch", *FIXED, *CHANGING, "payload"), "ON CONFLICT DO NOTHING"),
+    "cancel": one_at_a_time(
+        "UPDATE tasks SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE task_id = ?"
+    ),
+    "update": update,
+    "pool": one_at_a_time(
+        f"INSERT OR REPLACE INTO pools ({', '.join(POOL_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    ),
+    "affinity": one_at_a_time("INSERT OR REPLACE INTO affinities VALUES (?, ?)"),
+    "prune": one_at_a_time("DELETE FROM tasks WHERE finished_at < ?"),
+    "prune_payloads": one_at_a_time(
+        "DELETE FROM payloads WHERE ? AND task_id NOT IN (SELECT task_id FROM tasks)"
+    ),
+    "prune_events": one_at_a_time("DELETE FROM events WHERE at < ?"),
+}
+"""By key, in the order in which one transaction applies them."""
+
+FENCED: Final = frozenset({"accept", "update"})
+"""Statements that refuse a row by not changing anything."""
+
+EVENT: Final = insert("events", ("at", "kind", "pool", "task_id", "data"))
+
+
+def connect(path: Path, sync: str, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection that any one thread may use at a time."""
+    mode = "ro" if read_only else "rwc"
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=512,
+        timeout=10,
+    )
+    if not read_only:
+        db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {'NORMAL' if sync == 'normal' else 'FULL'}")
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.execute("PRAGMA mmap_size = 268435456")
+    db.execute("PRAGMA journal_size_limit = 67108864")
+    return db
+
+
+@functools.cache
+def migrations() -> list[str]:
+    """The migrations' SQL, in order; their count is the version of the schema."""
+    files = resources.files("mcp_pools.stores.sql").joinpath("sqlite").iterdir()
+    return [file.read_text() for file in sorted(files, key=lambda file: file.name)]
+
+
+def migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema up to date; raises `PoolsError` when it is newer than this code, or not ours."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if db.execute("PRAGMA application_id").fetchone()[0] not in (0, APPLICATION_ID):
+        raise PoolsError(
+            "conflict", f"{path} belongs to another program.", "Set MCP_POOLS_HOME to another directory."
+        )
+    if version > len(migrations()):
+        raise PoolsError(
+            "conflict",
+            f"{path} was written by a newer mcp-pools (schema {version}; this one knows {len(migrations())}).",
+            "Upgrade mcp-pools, or set MCP_POOLS_HOME to another directory.",
+        )
+    for number, script in enumerate(migrations()[version:], version + 1):
+        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+    if version < len(migrations()):
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def changing(row: TaskRow) -> Row:
+    """The values of `CHANGING`."""
+    return (
+        row.status,
+        row.pool,
+        row.pool_type,
+        row.worker,
+        row.attempt,
+        row.launch,
+        row.seq,
+        row.not_before,
+        row.started_at,
+        row.finished_at,
+        row.progress,
+        row.error,
+        row.output_tail,
+        row.result,
+    )
+
+
+def fixed(row: TaskRow) -> Row:
+    """The values of `FIXED`."""
+    return (
+        row.task_id,
+        row.task_type,
+        row.caller,
+        row.created_at,
+        row.cwd,
+        json.dumps(row.roots) if row.roots else "[]",
+        row.timeout,
+        row.priority,
+        row.max_attempts,
+        row.depth,
+        row.strategy,
+        row.pinned,
+        json.dumps(row.selector) if row.selector else None,
+        row.affinity_key,
+        row.distribution_id,
+        row.idempotency_key,
+        row.request_hash,
+        row.cancel_requested_at,
+    )
+
+
+def tasks(db: sqlite3.Connection, where: str, *values: Any) -> list[TaskRow]:
+    """The tasks that match, whole."""
+    columns = ", ".join(f"tasks.{name}" for name in (*FIXED, *CHANGING))
+    found = db.execute(
+        f"SELECT {columns}, coalesce(tasks.payload, payloads.payload) FROM tasks "  # noqa: S608
+        f"LEFT JOIN payloads ON payloads.task_id = tasks.task_id WHERE {where}",
+        values,
+    )
+    return [task(row) for row in found]
+
+
+def task(values: Row) -> TaskRow:
+    """One task from its row."""
+    named = dict(zip((*FIXED, *CHANGING, "payload"), values, strict=True))
+    named["roots"] = tuple(json.loads(named["roots"]))
+    named["pinned"] = bool(named["pinned"])
+    named["selector"] = json.loads(named["selector"]) if named["selector"] else None
+    return TaskRow(**named)
+
+
+def history(db: sqlite3.Connection, pool: str) -> Row:
+    """Completed and failed tasks of a pool, and the latest durations, ascending."""
+    counts = dict(
+        db.execute(
+            "SELECT status, count(*) FROM tasks WHERE pool = ? AND finished_at IS NOT NULL GROUP BY status",
+            (pool,),
+        ).fetchall()
+    )
+    durations = db.execute(
+        "SELECT finished_at - started_at FROM tasks WHERE pool = ? AND finished_at IS NOT NULL "
+        "AND started_at IS NOT NULL ORDER BY finished_at DESC LIMIT 1000",
+        (pool,),
+    ).fetchall()
+    failed = counts.get("failed", 0) + counts.get("timed_out", 0)
+    return counts.get("completed", 0), failed, sorted(row[0] for row in durations)
+
+
+def landed(db: sqlite3.Connection, kind: str, values: Row) -> bool:
+    """Whether a refused change is refused because it is already there."""
+    if kind == "accept":
+        found = db.execute("SELECT 1 FROM tasks WHERE task_id = ?", (values[1],)).fetchone()
+        return found is not None
+    columns = ", ".join(("epoch", *CHANGING))
+    found = db.execute(f"SELECT {columns} FROM tasks WHERE task_id = ?", (values[0],)).fetchone()  # noqa: S608
+    return found is not None and tuple(found) == values[2:]

@@ -1,0 +1,316 @@
+"""Durable state in one SQLite file: WAL, full sync, one writer thread with group commit.
+
+The event loop hands changes to the writer thread, which takes all there are, applies
+them in one transaction and syncs once. Changes of one kind become one statement of many
+rows: Python's lock is then let go once a statement instead of once a row, and the event
+loop runs on while SQLite works.
+
+Within one transaction new tasks come first, then intents to cancel, then updates. That
+order is safe because whoever hands changes over has at most one update of a task under
+way, and accepts a task before anything else happens to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from mcp_pools.errors import PoolsError
+from mcp_pools.models import PoolSpec
+from mcp_pools.store import (
+    Accept,
+    Change,
+    EventRow,
+    PoolHistory,
+    PoolRow,
+    Prune,
+    PutAffinity,
+    PutPool,
+    RequestCancel,
+    TaskRow,
+    Update,
+)
+from mcp_pools.stores.sql import sqlite_rows as sql
+
+INLINE_PAYLOAD: Final = 4096
+"""Bytes up to which a payload lives in its task's row, which each change rewrites."""
+
+_BATCH: Final = 2000
+Row = tuple[Any, ...]
+Job = tuple[str, Row, Row | None, "asyncio.Future[bool]"]
+"""What the writer does: a statement's key, its values, an event's values, who waits."""
+
+
+class SqliteStore:
+    """The store of one home, in the file `path`.
+
+    Args:
+        path: the database file; its directory exists.
+        sync: `full` survives power loss; `normal` survives only the end of processes.
+    """
+
+    def __init__(self, path: Path, *, sync: str = "full") -> None:
+        self._path = path
+        self._sync = sync
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
+        self._writer: threading.Thread | None = None
+        self.commits = 0
+        """Transactions so far: with one sync each, the syncs."""
+
+    async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._loop.run_in_executor(self._reader, self._open)
+
+    def _open(self) -> None:
+        with refusals(self._path):
+            self._write = sql.connect(self._path, self._sync)
+            sql.migrate(self._write, self._path)
+            cursor = self._write.execute("INSERT INTO owners (started_at) VALUES (?)", (time.time(),))
+            self._epoch = cursor.lastrowid
+            self._read = sql.connect(self._path, self._sync, read_only=True)
+        self._writer = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._writer.start()
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            self._jobs.put(None)
+            await self._loop.run_in_executor(self._reader, self._close)
+        self._reader.shutdown()
+
+    def _close(self) -> None:
+        assert self._writer is not None
+        self._writer.join()
+        self._read.close()
+        self._write.close()
+
+    # Changes: on the event loop's thread up to the queue, on the writer's after it.
+
+    def commit(self, change: Change) -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = self._loop.create_future()
+        match change:
+            case Update():
+                values = (change.row.task_id, change.fence, self._epoch, *sql.changing(change.row))
+                self._jobs.put(("update", values, event_values(change.event), future))
+            case Accept(row=row):
+                inline = len(row.payload) <= INLINE_PAYLOAD
+                values = (self._epoch, *sql.fixed(row), *sql.changing(row), row.payload if inline else None)
+                if not inline:
+                    return asyncio.ensure_future(self._accept_large(row, values, event_values(change.event)))
+                self._jobs.put(("accept", values, event_values(change.event), future))
+            case Prune(before=before):
+                for key in ("prune", "prune_payloads", "prune_events"):
+                    self._jobs.put((key, (before,), None, future))
+            case _:
+                self._jobs.put((*other_values(change), event_values(getattr(change, "event", None)), future))
+        return future
+
+    async def _accept_large(self, row: TaskRow, values: Row, event: Row | None) -> bool:
+        """The payload first: a task without one must never be on disk."""
+        stored: asyncio.Future[bool] = self._loop.create_future()
+        self._jobs.put(("payload", (row.task_id, row.payload), None, stored))
+        await stored
+        accepted: asyncio.Future[bool] = self._loop.create_future()
+        self._jobs.put(("accept", values, event, accepted))
+        return await accepted
+
+    def _run(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            batch = [first]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < _BATCH:
+                    job = self._jobs.get_nowait()
+                    if job is None:
+                        self._jobs.put(None)
+                        break
+                    batch.append(job)
+            self._settle(batch, self._apply(batch))
+
+    def _settle(self, batch: Sequence[Job], outcomes: Sequence[bool | Exception]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(resolve, [job[3] for job in batch], outcomes)
+
+    def _apply(self, batch: Sequence[Job]) -> Sequence[bool | Exception]:
+        """Apply a batch in one transaction; one by one when a change was refused or failed."""
+        try:
+            with self._transaction():
+                if not self._apply_together(batch):
+                    raise _Refused
+            return [True] * len(batch)
+        except (_Refused, sqlite3.Error, OverflowError):
+            return [self._apply_alone(job) for job in batch]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._write.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._write.execute("COMMIT")
+            self.commits += 1
+        except BaseException:
+            if self._write.in_transaction:
+                self._write.execute("ROLLBACK")
+            raise
+
+    def _apply_together(self, batch: Sequence[Job]) -> bool:
+        for key, statement in sql.STATEMENTS.items():
+            rows = [values for kind, values, _, _ in batch if kind == key]
+            if rows and self._execute(statement, rows) < len(rows) and key in sql.FENCED:
+                return False
+        events = [event for _, _, event, _ in batch if event is not None]
+        if events:
+            self._execute(sql.EVENT, events)
+        return True
+
+    def _execute(self, statement: sql.Statement, rows: Sequence[Row]) -> int:
+        changed = 0
+        most = 1 if getattr(statement, "single", False) else sql.MOST_VALUES // len(rows[0])
+        for chunk in chunks(rows, most):
+            cursor = self._write.execute(statement(len(chunk)), tuple(chain.from_iterable(chunk)))
+            changed += cursor.rowcount
+        return changed
+
+    def _apply_alone(self, job: Job) -> bool | Exception:
+        kind, values, event, _ = job
+        try:
+            with self._transaction():
+                changed = self._execute(sql.STATEMENTS[kind], [values])
+                applied = changed > 0 or kind not in sql.FENCED
+                if applied and event is not None:
+                    self._execute(sql.EVENT, [event])
+            return applied or sql.landed(self._write, kind, values)
+        except (sqlite3.Error, OverflowError) as error:
+            return refusal(error, self._path)
+
+    # Reads: on the reader's thread.
+
+    async def _ask(self, read: Callable[[sqlite3.Connection], Any]) -> Any:
+        return await self._loop.run_in_executor(self._reader, read, self._read)
+
+    async def task(self, task_id: str) -> TaskRow | None:
+        rows: list[TaskRow] = await self._ask(lambda db: sql.tasks(db, "tasks.task_id = ?", task_id))
+        return rows[0] if rows else None
+
+    async def unfinished(self) -> list[TaskRow]:
+        rows: list[TaskRow] = await self._ask(
+            lambda db: sql.tasks(db, "finished_at IS NULL ORDER BY tasks.task_id")
+        )
+        return rows
+
+    async def by_key(self, caller: str, idempotency_key: str) -> TaskRow | None:
+        where = "caller = ? AND idempotency_key = ?"
+        rows: list[TaskRow] = await self._ask(lambda db: sql.tasks(db, where, caller, idempotency_key))
+        return rows[0] if rows else None
+
+    async def pools(self) -> list[PoolRow]:
+        rows = await self._ask(
+            lambda db: db.execute("SELECT * FROM pools WHERE status <> 'closed' ORDER BY name").fetchall()
+        )
+        return [
+            PoolRow(
+                pool_id=pool_id,
+                spec=PoolSpec(**json.loads(spec)),
+                status=status,
+                fixed_workers=fixed,
+                configured=bool(configured),
+                created_at=created_at,
+            )
+            for _, pool_id, spec, status, fixed, configured, created_at in rows
+        ]
+
+    async def affinities(self) -> dict[str, str]:
+        return dict(await self._ask(lambda db: db.execute("SELECT key, pool FROM affinities").fetchall()))
+
+    async def history(self, pool: str) -> PoolHistory:
+        return PoolHistory(*await self._ask(lambda db: sql.history(db, pool)))
+
+    async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
+        rows = await self._ask(
+            lambda db: db.execute(
+                "SELECT * FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?", (after, limit)
+            ).fetchall()
+        )
+        return [
+            (cursor, EventRow(at=at, kind=kind, pool=pool, task_id=task_id, data=json.loads(data)))
+            for cursor, at, kind, pool, task_id, data in rows
+        ]
+
+
+class _Refused(Exception):
+    """One change of a batch was refused: apply them one by one to learn which."""
+
+
+def event_values(event: EventRow | None) -> Row | None:
+    """An event as the values of its row."""
+    if event is None:
+        return None
+    data = json.dumps(event.data, separators=(",", ":")) if event.data else "{}"
+    return (event.at, event.kind, event.pool, event.task_id, data)
+
+
+def other_values(change: Change) -> tuple[str, Row]:
+    """The statement and the values of a change that is neither a new task nor an update."""
+    match change:
+        case RequestCancel():
+            return "cancel", (change.at, change.task_id)
+        case PutPool(row=row):
+            spec = json.dumps(asdict(row.spec))
+            values = (row.spec.name, row.pool_id, spec, row.status, row.fixed_workers)
+            return "pool", (*values, int(row.configured), row.created_at)
+        case PutAffinity():
+            return "affinity", (change.key, change.pool)
+    raise AssertionError(change)
+
+
+def resolve(futures: Iterable[asyncio.Future[bool]], outcomes: Iterable[bool | Exception]) -> None:
+    """Tell everybody who waited, on the event loop's thread."""
+    for future, outcome in zip(futures, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+def chunks(rows: Sequence[Row], most: int) -> Iterator[Sequence[Row]]:
+    """Rows in runs of powers of two, so that few statements are ever prepared."""
+    start = 0
+    while start < len(rows):
+        size = 1 << (min(len(rows) - start, most).bit_length() - 1)
+        yield rows[start : start + size]
+        start += size
+
+
+@contextlib.contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into refusals that say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise refusal(error, path) from error
+
+
+def refusal(error: Exception, path: Path) -> PoolsError:
+    """What a database error means to the user."""
+    text = str(error)
+    if "full" in text:
+        step = "Free some disk space; work that was accepted is safe and goes on afterwards."
+    elif "readonly" in text or "unable to open" in text:
+        step = "Make the directory and its files writable for this user, or set MCP_POOLS_HOME."
+    elif "not a database" in text or "malformed" in text:
+        step = "Move the file away (it is damaged or not ours) and start again."
+    else:
+        step = "Look at the disk and at the log of the owner; then try again."
+    return PoolsError("conflict", f"The store {path} cannot be written: {text}.", step, retryable=True)

@@ -1,0 +1,229 @@
+"""The contract of a tool: one typed async function becomes an MCP tool and a console command.
+
+A tool is a function in `tools/` marked with `@tool`. Its first parameter is the router;
+the others, their types, defaults and the strings in their `Annotated` types are all
+there is to say about the tool's arguments, and MCP and the console are generated from
+them. Importing a tool costs neither pydantic nor asyncio: schemas are built when asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+
+from mcp_pools.errors import PoolsError, nearest
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, TypeAdapter
+
+    from mcp_pools.router import Router
+
+Effect = Literal["read", "write", "destroy"]
+Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
+
+TOOLS: dict[str, Tool] = {}
+"""Every tool by its name, in the order of definition. Filled by importing `mcp_pools.tools`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One argument of a tool. `required` is `True` when it has no default."""
+
+    name: str
+    type: Any
+    help: str
+    default: Any
+    required: bool
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool, for both edges.
+
+    `positional` and `flags` say how the console takes the arguments: by place, and under
+    which short options (`{"task_type": "-t"}`). `example` is a console line.
+    """
+
+    name: str
+    title: str
+    function: Callable[..., Awaitable[Any]]
+    effect: Effect
+    toolset: str
+    idempotent: bool = False
+    open_world: bool = False
+    positional: tuple[str, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict)
+    example: str = ""
+
+    @property
+    def command(self) -> str:
+        """The console's name for the tool: `pool_list` is `list`."""
+        return self.name.removeprefix("pool_")
+
+    @property
+    def description(self) -> str:
+        """What the tool does, for the model and for `--help`."""
+        return inspect.getdoc(self.function) or ""
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The arguments, in the order of the function's signature, without the router."""
+        _, *rest = inspect.signature(self.function).parameters.values()
+        return tuple(self._parameter(each) for each in rest)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(each.name for each in self.parameters)
+
+    def _parameter(self, parameter: inspect.Parameter) -> Parameter:
+        annotation = self._evaluated(parameter.annotation)
+        words = [word for word in getattr(annotation, "__metadata__", ()) if isinstance(word, str)]
+        required = parameter.default is parameter.empty
+        default = None if required else parameter.default
+        return Parameter(parameter.name, annotation, " ".join(words), default, required)
+
+    def _evaluated(self, annotation: Any) -> Any:
+        """Evaluate one annotation at a time: the router's own type is not imported here."""
+        if isinstance(annotation, str):
+            return eval(annotation, self.function.__globals__)  # noqa: S307 - our own source text
+        return annotation
+
+    @cached_property
+    def arguments(self) -> type[BaseModel]:
+        """The arguments as a model that refuses unknown names."""
+        from pydantic import ConfigDict, Field, create_model
+
+        fields: dict[str, Any] = {
+            each.name: (each.type, Field(... if each.required else each.default, description=each.help))
+            for each in self.parameters
+        }
+        return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+
+    @cached_property
+    def result(self) -> TypeAdapter[Any]:
+        """The type of what the tool returns."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(self._evaluated(self.function.__annotations__["return"]))
+
+    @cached_property
+    def input_schema(self) -> dict[str, Any]:
+        """JSON schema of the arguments, as short as it can be said."""
+        schema: dict[str, Any] = slim(self.arguments.model_json_schema())
+        return schema
+
+    @cached_property
+    def output_schema(self) -> dict[str, Any]:
+        """JSON schema of the result."""
+        schema: dict[str, Any] = slim(self.result.json_schema(), nulls=True)
+        return schema
+
+    async def invoke(self, router: Router, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Check the arguments, run the tool, and return its result as JSON values.
+
+        Raises:
+            PoolsError: the call was refused; nothing was changed.
+        """
+        given = self.check(arguments)
+        defaults = {name: value for name, value in router.defaults.items() if name in self._names}
+        outcome = await self.function(router, **{**defaults, **given})
+        dumped: dict[str, Any] = self.result.dump_python(outcome, mode="json")
+        return dumped
+
+    def check(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The given arguments as the function takes them; raises `PoolsError` `invalid_payload`."""
+        from pydantic import ValidationError
+
+        for name in arguments:
+            if name not in self._names:
+                hint = nearest(name, self._names)
+                raise PoolsError("invalid_payload", f"{self.name} has no argument {name!r}.", hint)
+        try:
+            model = self.arguments.model_validate(arguments)
+        except ValidationError as invalid:
+            raise PoolsError(
+                "invalid_payload",
+                f"{self.name}: {explain(invalid)}.",
+                "Correct the arguments and call again.",
+            ) from None
+        return {name: getattr(model, name) for name in model.model_fields_set}
+
+
+def tool(
+    *,
+    title: str,
+    effect: Effect,
+    toolset: str,
+    idempotent: bool = False,
+    open_world: bool = False,
+    positional: tuple[str, ...] = (),
+    flags: Mapping[str, str] | None = None,
+    example: str = "",
+) -> Callable[[Function], Function]:
+    """Make a tool of an async function; it stays callable from Python as it is."""
+
+    def mark(function: Function) -> Function:
+        TOOLS[function.__name__] = Tool(
+            name=function.__name__,
+            title=title,
+            function=function,
+            effect=effect,
+            toolset=toolset,
+            idempotent=idempotent or effect == "read",
+            open_world=open_world,
+            positional=positional,
+            flags=flags or {},
+            example=example,
+        )
+        return function
+
+    return mark
+
+
+def explain(invalid: Any) -> str:
+    """A pydantic `ValidationError` in one line: each field, what is wrong, what was given."""
+    parts = []
+    for error in invalid.errors(include_url=False)[:5]:
+        where = ".".join(str(part) for part in error["loc"]) or "the payload"
+        given = repr(error["input"])
+        shown = (
+            "" if error["type"] == "missing" else f" (given: {given[:80]}{'…' if len(given) > 80 else ''})"
+        )
+        parts.append(f"{where}: {error['msg'].lower()}{shown}")
+    return "; ".join(parts)
+
+
+def slim(schema: Any, nulls: bool = False) -> Any:
+    """Say a schema in fewer words: no generated titles, no null defaults, and an optional
+    type as `["string", "null"]` or, without `nulls`, as the type alone.
+    """
+    if isinstance(schema, list):
+        return [slim(each, nulls) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: value for key, value in schema.items() if not _is_noise(key, value)}
+    if {"type": "null"} in kept.get("anyOf", ()):
+        kept = _without_null(kept, nulls)
+    return {
+        key: {name: slim(each, nulls) for name, each in value.items()}
+        if key in ("properties", "$defs")
+        else slim(value, nulls)
+        for key, value in kept.items()
+    }
+
+
+def _is_noise(key: str, value: Any) -> bool:
+    return (key == "title" and isinstance(value, str)) or (key == "default" and value is None)
+
+
+def _without_null(schema: dict[str, Any], nulls: bool) -> dict[str, Any]:
+    options = schema.pop("anyOf")
+    rest = [option for option in options if option != {"type": "null"}]
+    if nulls and len(rest) == 1 and isinstance(rest[0].get("type"), str):
+        return {**rest[0], "type": [rest[0]["type"], "null"], **schema}
+    if nulls:
+        return {"anyOf": options, **schema}
+    return {**(rest[0] if len(rest) == 1 else {"anyOf": rest}), **schema}

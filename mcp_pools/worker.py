@@ -1,0 +1,287 @@
+"""A worker of a local pool: two processes, a guard and the executor it watches.
+
+The *executor* takes packets from its channel and runs handlers, one at a time, in its
+main thread. The *guard* runs nobody's code, so nobody's code can stop it: it waits until
+the executor ends or its own lifeline to the router closes, then kills every descendant,
+whatever session or process group it fled to (both are subreapers), drains what was
+printed, reports how the executor ended, and ends.
+
+Before it runs a launch, the executor writes the launch's number to its journal. After a
+crash of the router, whoever comes next reads there which launches had started.
+
+Standard library only, so that a worker starts fast: `python -m mcp_pools.worker FACTS`
+with the JSON object {"channel": fd, "lifeline": fd, "journal": path, "memory": byte limit
+or 0, "hide": [names of variables that handlers and their children must not see]}.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import io
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+from mcp_pools import wire
+from mcp_pools.errors import PoolsError
+from mcp_pools.processes import descendants, kill
+from mcp_pools.task_type import call
+
+SEQ: Final = struct.Struct("=Q")
+"""What a journal holds: the number of the latest launch that started."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PIPE_BYTES: Final = 65536
+
+
+def main() -> None:
+    """Split into guard and executor."""
+    facts = json.loads(sys.argv[1])
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    out, into = os.pipe2(os.O_CLOEXEC)
+    guard_pid = os.getpid()
+    executor = os.fork()
+    if executor == 0:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guard_pid:
+            os._exit(1)
+        os.close(facts["lifeline"])
+        take_output(into)
+        limit_memory(facts["memory"])
+        for name in facts["hide"]:
+            os.environ.pop(name, None)
+        Executor(socket.socket(fileno=facts["channel"]), out, facts["journal"]).run()
+    os.close(facts["channel"])
+    os.close(into)
+    guard(executor, socket.socket(fileno=facts["lifeline"]), out)
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2), which Python does not offer."""
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def take_output(into: int) -> None:
+    """Whatever this process prints, in any way, goes into the pipe; nothing is read from anywhere."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(into, 1)
+    os.dup2(into, 2)
+    os.close(null)
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), errors="backslashreplace", write_through=True)
+    sys.stderr = sys.stdout
+
+
+def limit_memory(limit: int) -> None:
+    """Beyond `limit` bytes (0: none) an allocation fails in this process instead of the machine."""
+    if limit:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+# The guard.
+
+
+def guard(executor: int, lifeline: socket.socket, out: int) -> None:
+    """Wait for the end of the executor or of the router, leave nothing behind, report."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    pidfd = os.pidfd_open(executor)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(lifeline, select.POLLIN)
+    poll.poll()
+    status = kill_descendants(executor)
+    report = json.dumps({"status": status}).encode()
+    with contextlib.suppress(OSError):
+        lifeline.sendall(report + b"\n" + drain(out))
+    os._exit(0)
+
+
+def kill_descendants(executor: int) -> int:
+    """Kill and reap everything below this process; the executor's wait status."""
+    status = 0
+    while True:
+        for pid in descendants(os.getpid()):
+            kill(pid)
+        try:
+            pid, ended = os.waitpid(-1, 0)
+        except ChildProcessError:
+            return status
+        if pid == executor:
+            status = ended
+
+
+def drain(out: int) -> bytes:
+    """What still lies in the pipe."""
+    os.set_blocking(out, False)
+    parts = []
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(out, _PIPE_BYTES):
+            parts.append(part)
+    return b"".join(parts)
+
+
+# The executor.
+
+
+class Executor:
+    """Runs launches, one at a time, until the channel closes.
+
+    Args:
+        channel: where packets come from and go to.
+        out: the reading end of the pipe that holds what was printed.
+        journal: path of the file that keeps the number of the latest launch started.
+    """
+
+    def __init__(self, channel: socket.socket, out: int, journal: str) -> None:
+        self.channel = channel
+        self.attempt_id = ""
+        self._out = out
+        self._pid = os.getpid()
+        self._journal = os.open(journal, os.O_WRONLY | os.O_CLOEXEC)
+        self._handlers: dict[str, Callable[..., Any]] = {}
+        self._sending = threading.Lock()
+        self._pumping = threading.Lock()
+
+    def run(self) -> None:
+        """Serve until nobody is on the other side any more."""
+        threading.Thread(target=self._pump, daemon=True).start()
+        self.send(["ready"])
+        while True:
+            try:
+                header, payload = wire.receive(self.channel)
+            except wire.ChannelClosed:
+                os._exit(0)
+            self._serve(header, payload)
+
+    def send(self, header: list[Any], body: bytes = b"") -> None:
+        """Tell the router; when it is gone, end."""
+        try:
+            with self._sending:
+                wire.send(self.channel, header, body)
+        except wire.ChannelClosed:
+            os._exit(0)
+
+    def _serve(self, header: list[Any], payload: bytes) -> None:
+        attempt_id, seq, handler, facts = header
+        os.pwrite(self._journal, SEQ.pack(seq), 0)
+        self.attempt_id = attempt_id
+        code, body, rest = self._outcome(handler, payload, facts)
+        if os.getpid() != self._pid:
+            os._exit(0)  # a fork of the handler's: only the original may speak
+        self._end_strays()
+        self._flush()
+        self.send(["ended", attempt_id, code, *rest], body)
+
+    def _outcome(
+        self, name: str, payload: bytes, facts: dict[str, Any]
+    ) -> tuple[str | None, bytes, list[Any]]:
+        try:
+            result = call(self._handler(name), json.loads(payload), Running(self, facts))
+            return None, encode(result), []
+        except PoolsError as error:
+            return error.code, b"", [str(error), error.retryable, error.details]
+        except MemoryError:
+            return (
+                "out_of_memory",
+                b"",
+                ["The task asked for more memory than its worker may use.", False, {}],
+            )
+        except SystemExit as exit:
+            return "task_error", b"", [f"The handler called sys.exit({exit.code!r}).", False, {}]
+        except BaseException as error:
+            if os.getpid() == self._pid:
+                traceback.print_exc()
+            return "task_error", b"", [f"{type(error).__name__}: {error}", False, {}]
+
+    def _handler(self, name: str) -> Callable[..., Any]:
+        handler = self._handlers.get(name)
+        if handler is None:
+            module, _, attribute = name.partition(":")
+            handler = importlib.import_module(module)  # type: ignore[assignment]
+            for part in attribute.split("."):
+                handler = getattr(handler, part)
+            assert callable(handler), name
+            self._handlers[name] = handler
+        return handler
+
+    def _end_strays(self) -> None:
+        """What a handler left running ends with its task: nobody would ever cancel it."""
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                for stray in descendants(self._pid):
+                    kill(stray)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(-1, 0)
+
+    def _pump(self) -> None:
+        """Send on what is printed while a handler runs."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        while True:
+            poll.poll()
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send all that was printed so far, as this launch's."""
+        with self._pumping:
+            while select.select([self._out], [], [], 0)[0]:
+                self.send(["printed", self.attempt_id], os.read(self._out, _PIPE_BYTES))
+
+
+class Running:
+    """The `Context` of a running handler (`mcp_pools.task_type`)."""
+
+    def __init__(self, executor: Executor, facts: dict[str, Any]) -> None:
+        self._executor = executor
+        self.attempt_id = executor.attempt_id
+        self.task_id: str = facts["task_id"]
+        self.attempt: int = facts["attempt"]
+        self.cwd: str = facts["cwd"]
+        self.roots: tuple[str, ...] = tuple(facts["roots"])
+        self.env: dict[str, str] = {
+            **os.environ,
+            "MCP_POOLS_DEPTH": str(facts["depth"] + 1),
+            "MCP_POOLS_ATTEMPT": self.attempt_id,
+        }
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the work is."""
+        self._executor.send(["progress", self.attempt_id, done, total, message])
+
+    def output(self, data: bytes | str) -> None:
+        """Stream output."""
+        raw = data.encode(errors="backslashreplace") if isinstance(data, str) else data
+        self._executor.send(["printed", self.attempt_id], raw)
+
+
+def encode(result: Any) -> bytes:
+    """A handler's result as JSON, or `PoolsError` saying where it is none."""
+    try:
+        return json.dumps(result, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PoolsError(
+            "task_error",
+            f"The handler returned something JSON cannot hold: {error}.",
+            "Return only None, bool, finite numbers, text, lists and dicts with text keys.",
+        ) from None
+
+
+if __name__ == "__main__":
+    main()
