@@ -110,7 +110,7 @@ def test_another_distributions_pool_type_must_be_named(path: Path) -> None:
     """The refusal says where to name it."""
     publish(path, plugins.ADAPTERS, "mine = my_pool:Mine", "my_pool", "class Mine: pass")
     assert "`adapters`" in refusal("invalid_payload", plugins.adapter, "mine")
-    assert plugins.adapter("mine", ["mine"]).__name__ == "Mine"  # type: ignore[attr-defined]
+    assert plugins.adapter("mine", ["mine"]).__name__ == "Mine"
     assert "mine" in plugins.adapter_names(["mine"]) and "mine" not in plugins.adapter_names()
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -80,7 +81,7 @@ class AgainstTheModel(RuleBasedStateMachine):
             },
         ),
     )
-    def change(self, name: str, values: dict[str, int]) -> None:
+    def change(self, name: str, values: dict[str, Any]) -> None:
         """Change what is known of a pool."""
         self.fleet.change(name, **values)
         if name in self.pools:
