@@ -89,3 +89,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Known: {', '.join(names[:20])}." if names else ""
+
+
+def explain(invalid: Any) -> str:
+    """A pydantic `ValidationError` in one line: each field, what is wrong, what was given."""
+    parts = []
+    for error in invalid.errors(include_url=False)[:5]:
+        where = ".".join(str(part) for part in error["loc"]) or "the payload"
+        given = repr(error["input"])
+        shown = (
+            "" if error["type"] == "missing" else f" (given: {given[:80]}{'…' if len(given) > 80 else ''})"
+        )
+        parts.append(f"{where}: {error['msg'].lower()}{shown}")
+    return "; ".join(parts)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
-from mcp_pools.errors import PoolsError, nearest
+from mcp_pools.errors import PoolsError, explain, nearest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, TypeAdapter
@@ -181,19 +181,6 @@ def tool(
         return function
 
     return mark
-
-
-def explain(invalid: Any) -> str:
-    """A pydantic `ValidationError` in one line: each field, what is wrong, what was given."""
-    parts = []
-    for error in invalid.errors(include_url=False)[:5]:
-        where = ".".join(str(part) for part in error["loc"]) or "the payload"
-        given = repr(error["input"])
-        shown = (
-            "" if error["type"] == "missing" else f" (given: {given[:80]}{'…' if len(given) > 80 else ''})"
-        )
-        parts.append(f"{where}: {error['msg'].lower()}{shown}")
-    return "; ".join(parts)
 
 
 def slim(schema: Any, nulls: bool = False) -> Any:

@@ -1,0 +1,183 @@
+"""From a call to a task that may be kept, and from a kept task to a launch.
+
+Everything that can refuse a task is here: its type, its payload's shape and size, what
+policy says, how deep tasks may start tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mcp_pools.adapter import Launch
+from mcp_pools.errors import PoolsError, explain, nearest
+from mcp_pools.models import Caller
+from mcp_pools.policy import Judge, default_roots
+from mcp_pools.secret import REFERENCE, fill_secrets, read_secret, refuse_plain_secrets, secret_names
+from mcp_pools.store import TaskRow
+
+if TYPE_CHECKING:
+    from mcp_pools.settings import Settings
+    from mcp_pools.task_type import TaskType
+
+_REFERENCE = json.dumps(REFERENCE).encode()
+
+
+def new_id(kind: str) -> str:
+    """An id nobody can guess: `kind`, the time in microseconds, 72 random bits. Ids sort by time."""
+    return f"{kind}_{time.time_ns() // 1000:014x}{os.urandom(9).hex()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A task as it was asked for."""
+
+    task_type: str
+    payload: dict[str, Any]
+    pool: str | None
+    strategy: str
+    selector: dict[str, str] | None
+    affinity_key: str | None
+    timeout: float
+    priority: int
+    max_attempts: int
+    idempotency_key: str | None
+
+    def digest(self) -> str:
+        """The same for the same request."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Intake:
+    """Checks requests against the task types and the policy of one configuration."""
+
+    def __init__(self, settings: Settings, task_types: Mapping[str, TaskType]) -> None:
+        self._settings = settings
+        self.task_types = task_types
+
+    def row(self, request: Request, caller: Caller) -> TaskRow:
+        """The task to keep; raises `PoolsError` when it may not be."""
+        kind = self._type(request.task_type)
+        if caller.depth > self._settings.max_depth:
+            raise PoolsError(
+                "nesting_too_deep",
+                f"This task would be {caller.depth} tasks deep; max_depth is {self._settings.max_depth}.",
+                "Start it from outside, or raise max_depth.",
+            )
+        payload, roots = self._payload(kind, request.payload, caller)
+        return TaskRow(
+            task_id=new_id("t"),
+            task_type=kind.name,
+            caller=caller.name,
+            created_at=time.time(),
+            payload=payload,
+            cwd=caller.cwd,
+            roots=roots,
+            timeout=request.timeout,
+            priority=request.priority,
+            max_attempts=request.max_attempts,
+            depth=caller.depth,
+            strategy=request.strategy,
+            pinned=request.pool is not None,
+            selector=request.selector,
+            affinity_key=request.affinity_key,
+            idempotency_key=request.idempotency_key,
+            request_hash=request.digest() if request.idempotency_key else None,
+        )
+
+    def _type(self, name: str) -> TaskType:
+        kind = self.task_types.get(name)
+        if kind is None:
+            message = f"There is no task type {name!r}."
+            raise PoolsError("unknown_task_type", message, nearest(name, self.task_types))
+        return kind
+
+    def _payload(
+        self, kind: TaskType, payload: dict[str, Any], caller: Caller
+    ) -> tuple[bytes, tuple[str, ...]]:
+        """The payload as it is kept, and the roots it was judged under."""
+        refuse_plain_secrets(payload)
+        self._known_secrets(payload)
+        checked = validated(kind, payload)
+        roots: tuple[str, ...] = ()
+        if kind.check is not None:
+            allow = self._settings.allow
+            home = os.path.expanduser("~")  # noqa: PTH111
+            judge = Judge(allow, default_roots(caller.cwd, home) if allow.roots is None else allow.roots, caller.cwd)
+            roots = tuple(judge.roots)
+            checked = kind.check(checked, judge)
+        return self._encoded(checked), roots
+
+    def _encoded(self, payload: dict[str, Any]) -> bytes:
+        try:
+            encoded = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            message = f"The payload cannot be written as JSON: {error}."
+            raise PoolsError("invalid_payload", message, "Use finite numbers and valid text.") from None
+        limit = self._settings.max_payload_bytes
+        if len(encoded) > limit:
+            message = f"The payload has {len(encoded)} bytes; max_payload_bytes is {limit}."
+            raise PoolsError("invalid_payload", message, "Put the data in a file and name the file.")
+        return encoded
+
+    def _known_secrets(self, payload: dict[str, Any]) -> None:
+        for name in secret_names(payload):
+            if name not in self._settings.secrets:
+                hint = nearest(name, self._settings.secrets) or "Add it under secrets in the configuration file."
+                raise PoolsError("not_allowed", f"There is no secret {name!r} in the configuration.", hint)
+
+    def launch(self, row: TaskRow) -> Launch:
+        """The launch of a task that is kept as running."""
+        return Launch(
+            attempt_id=row.attempt_id,
+            task_id=row.task_id,
+            attempt=row.attempt,
+            task_type=row.task_type,
+            handler=self._type(row.task_type).handler,
+            payload=row.payload,
+            timeout=row.timeout,
+            cwd=row.cwd,
+            roots=row.roots,
+            depth=row.depth,
+            worker=row.worker or "",
+            seq=row.seq,
+        )
+
+    def needs_secrets(self, row: TaskRow) -> bool:
+        """Whether a launch must be filled before it goes out."""
+        return _REFERENCE in row.payload
+
+    async def filled(self, launch: Launch) -> Launch:
+        """The launch with its secrets read now; they are in no store and no log."""
+        sources = {
+            name: source.model_dump(exclude_none=True, mode="json")
+            for name, source in self._settings.secrets.items()
+        }
+
+        def fill() -> bytes:
+            payload = fill_secrets(json.loads(launch.payload), lambda name: read_secret(name, sources))
+            return json.dumps(payload).encode()
+
+        return replace(launch, payload=await asyncio.to_thread(fill))
+
+
+def validated(kind: TaskType, payload: dict[str, Any]) -> dict[str, Any]:
+    """The payload as its type's model has it; raises `PoolsError` `invalid_payload` naming the field."""
+    from pydantic import ValidationError
+
+    try:
+        model = kind.payload.model_validate(payload)
+        dumped: dict[str, Any] = model.model_dump(mode="json", by_alias=True)
+    except ValidationError as invalid:
+        raise PoolsError(
+            "invalid_payload",
+            f"The payload of {kind.name!r} is wrong: {explain(invalid)}.",
+            f"See `mcp-pools task-types {kind.name}`, or the resource pools://task-types.",
+        ) from None
+    return dumped

@@ -1,0 +1,184 @@
+"""One pool as the router holds it: its definition, its adapter, its queue, what runs on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from mcp_pools.models import Health, Pool, PoolHealth, PoolStatus, Progress, Task, Waiting
+from mcp_pools.queueing import PoolQueue
+from mcp_pools.routing import ANY, PoolLoad
+from mcp_pools.store import PoolRow, TaskRow
+from mcp_pools.views import pool_view, task_view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mcp_pools.adapter import Adapter, Slot
+
+OUTPUT_BYTES: Final = 65536
+"""How much of a task's latest output is kept."""
+
+HEALTH_SECONDS: Final = 5.0
+"""How long a health check may take before the pool counts as unhealthy."""
+
+
+@dataclass(slots=True, eq=False)
+class LiveTask:
+    """A task that has not ended, with what is not worth keeping on disk."""
+
+    row: TaskRow
+    task_id: str = field(init=False)
+    priority: int = field(init=False)
+    created_at: float = field(init=False)
+    slot: Slot | None = None
+    launched: bool = False
+    cancelling: bool = False
+    last_pool: str | None = None
+    printed: bytearray = field(default_factory=bytearray)
+    progress: Progress | None = None
+    listeners: list[Callable[[Progress], None]] = field(default_factory=list)
+    _ended: asyncio.Event | None = None
+
+    def __post_init__(self) -> None:
+        self.task_id, self.priority, self.created_at = self.row.task_id, self.row.priority, self.row.created_at
+        self.cancelling = self.row.cancel_requested_at is not None
+
+    def add_output(self, data: bytes) -> None:
+        """Keep the latest output."""
+        self.printed += data
+        if len(self.printed) > OUTPUT_BYTES:
+            del self.printed[:-OUTPUT_BYTES]
+
+    @property
+    def output(self) -> str | None:
+        """What it printed, as text."""
+        return self.printed.decode(errors="replace") if self.printed else None
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set once the end is on disk."""
+        if self._ended is None:
+            self._ended = asyncio.Event()
+        return self._ended
+
+    def wake(self) -> None:
+        """Tell everybody who waits for the end."""
+        if self._ended is not None:
+            self._ended.set()
+
+
+class LivePool:
+    """A pool that is open, or draining on its way to be closed."""
+
+    def __init__(self, row: PoolRow, adapter: Adapter | None) -> None:
+        self.row = row
+        self.adapter = adapter
+        """`None` when nobody owns the home and only the store is looked at."""
+        self.queue: PoolQueue[LiveTask] = PoolQueue()
+        self.running: dict[str, LiveTask] = {}
+        """By attempt id: reserved, launched, or being committed as such."""
+        self.scope = AsyncExitStack()
+        self.health: Health = "healthy"
+        self.reason: str | None = None
+        self.draining = False
+        self.emptied = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.row.spec.name
+
+    @property
+    def capacity(self) -> int:
+        """Workers at most, or its fixed size."""
+        fixed = self.row.fixed_workers
+        return self.row.spec.max_workers if fixed is None else fixed
+
+    def resize(self) -> None:
+        """Tell the adapter the size that holds now."""
+        fixed = self.row.fixed_workers
+        assert self.adapter is not None
+        self.adapter.spec = (
+            self.row.spec if fixed is None else replace(self.row.spec, min_workers=fixed, max_workers=fixed)
+        )
+
+    def load(self) -> PoolLoad:
+        """What routing needs to know of it."""
+        return PoolLoad(
+            name=self.name,
+            capacity=self.capacity,
+            busy=len(self.running),
+            queued=len(self.queue),
+            healthy=self.health != "unhealthy",
+            open=not self.draining,
+            types=ANY,
+            labels=self.row.spec.labels,
+            region=self.row.spec.region,
+        )
+
+    @property
+    def status(self) -> PoolStatus:
+        """Its status in the contract's words."""
+        if self.row.status == "closed":
+            return "closed"
+        if self.draining:
+            return "draining"
+        return {"healthy": "running", "degraded": "degraded", "unhealthy": "failed"}[self.health]  # type: ignore[return-value]
+
+    def view(self, task_types: Iterable[str]) -> Pool:
+        """The pool as `pool_list` shows it."""
+        return pool_view(
+            self.row,
+            status=self.status,
+            workers=self.adapter.workers if self.adapter else (),
+            queue_size=len(self.queue),
+            task_types=sorted(task_types),
+        )
+
+    def task(self, live: LiveTask, *, whole_output: bool = False) -> Task:
+        """A task of this pool as it stands."""
+        now = time.time()
+        return task_view(
+            live.row,
+            now,
+            waiting=self.waiting(live, now) if live.row.status == "queued" else None,
+            progress=live.progress,
+            printed=live.output if live.printed else None,
+            whole_output=whole_output,
+        )
+
+    def waiting(self, live: LiveTask, now: float) -> Waiting:
+        """Why a queued task waits."""
+        not_before = live.row.not_before
+        if not_before is not None and not_before > now:
+            return Waiting(code="retry_backoff", message=f"Attempt {live.row.attempt + 1} starts in {not_before - now:.1f} s.")
+        if self.health == "unhealthy":
+            return Waiting(code="pool_unhealthy", message=f"Pool {self.name} is unhealthy: {self.reason}")
+        if self.draining:
+            return Waiting(code="pool_draining", message=f"Pool {self.name} is closing.")
+        ahead = f"{len(self.running)} running, {len(self.queue)} waiting, {self.capacity} workers at most"
+        return Waiting(code="no_idle_worker", message=f"Pool {self.name} has no idle worker: {ahead}.")
+
+    async def check(self) -> PoolHealth:
+        """Ask the adapter how it is, for at most `HEALTH_SECONDS`."""
+        if self.adapter is None:
+            return PoolHealth(name=self.name, status="healthy", workers=0, latency_seconds=0.0, reason="no owner")
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                self.health, self.reason = await self.adapter.health()
+        except TimeoutError:
+            self.health, self.reason = "unhealthy", f"its health check took over {HEALTH_SECONDS:g} s"
+        except Exception as error:  # an adapter's bug or its peer's: this pool's matter alone
+            self.health, self.reason = "unhealthy", f"its health check failed: {type(error).__name__}: {error}"
+        return PoolHealth(
+            name=self.name,
+            status=self.health,
+            workers=len(self.adapter.workers),
+            latency_seconds=round(time.perf_counter() - started, 6),
+            reason=self.reason,
+        )

@@ -1,0 +1,260 @@
+"""The pools of a home: which there are, opening and closing them, what routing knows of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from mcp_pools import plugins
+from mcp_pools.adapter import AdapterEvent, Launch, Surroundings
+from mcp_pools.errors import PoolsError, nearest
+from mcp_pools.home import Home
+from mcp_pools.models import PoolSpec
+from mcp_pools.policy import child_environment
+from mcp_pools.pool import LivePool
+from mcp_pools.routing import Fleet
+from mcp_pools.store import EventRow, PoolRow, PutPool
+from mcp_pools.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from mcp_pools.settings import Settings
+
+IMPLIED: Final = "local"
+"""The pool there is while nobody has configured or registered another."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_MOST_WORKERS: Final = 1024
+
+
+class Registry:
+    """The pools of one home, and the store they are kept in.
+
+    `sink` hears what their adapters say; the router sets it.
+    """
+
+    sink: Callable[[LivePool, AdapterEvent], None]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = Home(settings.home)
+        self.task_types = plugins.task_types(settings)
+        self.store = SqliteStore(settings.home / "pools.db", sync=settings.durable_sync)
+        self.fleet = Fleet(settings.max_queue)
+        self.pools: dict[str, LivePool] = {}
+
+    @asynccontextmanager
+    async def owned(self, lock: bool) -> AsyncIterator[None]:
+        """Hold the home and its store for as long as the block lasts."""
+        self.home.create()
+        held = self.home.acquire_lock() if lock else None
+        if lock and held is None:
+            raise PoolsError(
+                "conflict",
+                f"Another process owns {self.settings.home}.",
+                "Use the console or MCP to share it, or set MCP_POOLS_HOME to another directory.",
+            )
+        try:
+            await self.store.open()
+            yield
+        finally:
+            await self.store.close()
+            if held is not None:
+                os.close(held)
+
+    # Which pools there are.
+
+    async def load(self, in_use: Iterable[str]) -> None:
+        """Know every pool: configured ones, stored ones, and those that tasks still speak of."""
+        kept = {row.spec.name: row for row in await self.store.pools()}
+        for name, spec in self.settings.specs().items():
+            row = self._configured(spec, kept.pop(name, None))
+            self._know(row)
+            await self.store.commit(PutPool(row))
+        for row in kept.values():
+            self._know(row).draining = row.configured or row.status == "draining"
+        if not self._others():
+            self._know(implied(self.settings))
+        for name in set(in_use) - set(self.pools):
+            row = implied(self.settings)
+            row.spec = replace(row.spec, name=name)
+            self._know(row).draining = True
+        for key, pool in (await self.store.affinities()).items():
+            self.fleet.bind(key, pool)
+
+    def _configured(self, spec: PoolSpec, kept: PoolRow | None) -> PoolRow:
+        fixed = self.settings.fixed_workers(spec.name)
+        pool_id = kept.pool_id if kept else new_pool_id()
+        created = kept.created_at if kept else time.time()
+        spec = replace(spec, type=plugins.ALIASES.get(spec.type, spec.type))
+        return PoolRow(pool_id=pool_id, spec=spec, fixed_workers=fixed, configured=True, created_at=created)
+
+    def _know(self, row: PoolRow) -> LivePool:
+        pool = LivePool(row, None)
+        self.pools[pool.name] = pool
+        self.fleet.put(pool.load())
+        return pool
+
+    def _others(self) -> bool:
+        return any(not pool.draining and pool.row.pool_id != IMPLIED for pool in self.pools.values())
+
+    def pool(self, name: str) -> LivePool:
+        """A pool by name; raises `PoolsError` `unknown_pool`."""
+        pool = self.pools.get(name)
+        if pool is None:
+            raise PoolsError("unknown_pool", f"There is no pool {name!r}.", nearest(name, self.pools))
+        return pool
+
+    def accepting(self, name: str) -> LivePool:
+        """A pool that may take one more task; raises `PoolsError` when it may not."""
+        pool = self.pool(name)
+        if pool.draining:
+            raise PoolsError("conflict", f"Pool {name!r} is closing.", "Use another pool; pool_list shows them.")
+        if len(pool.queue) >= self.settings.max_queue:
+            raise PoolsError(
+                "queue_full",
+                f"Pool {name!r} has {len(pool.queue)} tasks waiting, the most that max_queue allows.",
+                "Try again when some have finished, or name no pool.",
+                retryable=True,
+            )
+        return pool
+
+    def loaded(self, pool: LivePool) -> None:
+        """Tell routing how a pool stands now."""
+        self.fleet.change(
+            pool.name,
+            busy=len(pool.running),
+            queued=len(pool.queue),
+            healthy=pool.health != "unhealthy",
+            open=not pool.draining,
+            capacity=pool.capacity,
+        )
+
+    # Opening and closing.
+
+    async def start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
+        """Open a pool's adapter, which takes up `orphans`. One that will not open is unhealthy, and says why."""
+        try:
+            kind = plugins.adapter(pool.row.spec.type, self.settings.adapters)
+            adapter = kind(pool.row.spec, self._surroundings(pool.name))
+            await pool.scope.enter_async_context(adapter.run(partial(self.sink, pool), orphans))
+        except Exception as error:  # one sick pool hurts nobody
+            pool.health, pool.reason = "unhealthy", f"it does not open: {error}"
+        else:
+            pool.adapter, pool.health, pool.reason = adapter, "healthy", None
+            pool.resize()
+        self.loaded(pool)
+
+    def _surroundings(self, name: str) -> Surroundings:
+        return Surroundings(
+            directory=self.home.run_dir / name,
+            environment=child_environment(os.environ, self.settings.child_env),
+            memory_bytes=self.settings.worker_memory_limit_bytes or 0,
+        )
+
+    async def register(
+        self, *, name: str, type: str, min_workers: int | None, max_workers: int | None, **rest: Any
+    ) -> LivePool:
+        """Open a new pool. The same definition again is the same pool; another one is a `conflict`."""
+        spec = self._spec(name, type, min_workers, max_workers, rest)
+        known = self.pools.get(name)
+        if known is not None and known.row.pool_id != IMPLIED:
+            return self._unchanged(known, spec)
+        kind = plugins.adapter(spec.type, self.settings.adapters)
+        kind(spec, self._surroundings(name))  # refuses a definition it cannot serve
+        if known is not None:
+            raise PoolsError("conflict", f"{name!r} is the pool there is by default.", "Choose another name.")
+        row = PoolRow(pool_id=new_pool_id(), spec=spec, created_at=time.time())
+        await self.store.commit(PutPool(row, EventRow(at=row.created_at, kind="pool.registered", pool=name)))
+        pool = self._know(row)
+        await self.start(pool, ())
+        return pool
+
+    def _spec(self, name: str, type: str, least: int | None, most: int | None, rest: dict[str, Any]) -> PoolSpec:
+        if not _NAME.fullmatch(name):
+            message = f"{name[:80]!r} is no name for a pool."
+            raise PoolsError("invalid_payload", message, "Use up to 64 letters, digits, '-', '_' and '.'.")
+        defaults = self.settings
+        if least is None:
+            least = min(defaults.pool_default_min_workers, most or defaults.pool_default_min_workers)
+        if most is None:
+            most = max(defaults.pool_default_max_workers, least)
+        if not least <= most <= _MOST_WORKERS:
+            message = f"min_workers {least} and max_workers {most} do not fit."
+            raise PoolsError("invalid_payload", message, f"Give min_workers <= max_workers <= {_MOST_WORKERS}.")
+        kind = plugins.ALIASES.get(type, type)
+        return PoolSpec(name=name, type=kind, min_workers=least, max_workers=most, **rest)
+
+    def _unchanged(self, known: LivePool, spec: PoolSpec) -> LivePool:
+        old, new = asdict(known.row.spec), asdict(spec)
+        differing = [key for key in new if new[key] != old[key]]
+        if not differing and not known.draining:
+            return known
+        said = "; ".join(f"{key} is {old[key]!r}, not {new[key]!r}" for key in differing) or "it is closing"
+        raise PoolsError(
+            "conflict",
+            f"There is a pool {spec.name!r} already: {said}.",
+            "Use it as it is, scale it with pool_scale, close it with pool_close, or choose another name.",
+        )
+
+    async def scale(self, name: str, workers: int | None) -> LivePool:
+        """Fix a pool's size, or with `None` let it follow its queue."""
+        pool = self.pool(name)
+        if workers is not None and workers > _MOST_WORKERS:
+            message = f"{workers} workers are more than a pool may have."
+            raise PoolsError("invalid_payload", message, f"Give at most {_MOST_WORKERS}.")
+        before, pool.row.fixed_workers = pool.capacity, workers
+        direction = "up" if pool.capacity > before else "down"
+        event = EventRow(
+            at=time.time(), kind="pool.scaled", pool=name, data={"workers": workers, "direction": direction}
+        )
+        await self._put(pool, event)
+        if pool.adapter is not None:
+            pool.resize()
+        self.loaded(pool)
+        return pool
+
+    async def drain(self, pool: LivePool) -> None:
+        """Take nothing new on a pool."""
+        pool.draining = True
+        pool.row.status = "draining"
+        self.loaded(pool)
+        await self._put(pool, EventRow(at=time.time(), kind="pool.drained", pool=pool.name))
+
+    async def close(self, pool: LivePool) -> None:
+        """Close a pool that is empty."""
+        await pool.scope.aclose()
+        pool.adapter = None
+        pool.row.status = "closed"
+        self.fleet.remove(pool.name)
+        self.pools.pop(pool.name, None)
+        await self._put(pool, EventRow(at=time.time(), kind="pool.closed", pool=pool.name))
+
+    async def _put(self, pool: LivePool, event: EventRow) -> None:
+        """Keep a pool; the implied one is not kept, only what happened to it."""
+        if pool.row.pool_id != IMPLIED:
+            await self.store.commit(PutPool(pool.row, event))
+
+    async def close_all(self) -> None:
+        """End every adapter; the pools stay."""
+        for pool in self.pools.values():
+            await pool.scope.aclose()
+
+
+def implied(settings: Settings) -> PoolRow:
+    """The pool there is while there is no other."""
+    most = settings.pool_default_max_workers
+    spec = PoolSpec(
+        name=IMPLIED, type="local", min_workers=min(settings.pool_default_min_workers, most), max_workers=most
+    )
+    return PoolRow(pool_id=IMPLIED, spec=spec)
+
+
+def new_pool_id() -> str:
+    """An id for a pool."""
+    return f"p_{os.urandom(12).hex()}"

@@ -1,0 +1,134 @@
+"""What is kept, turned into what the outside sees. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from mcp_pools.errors import PoolsError
+from mcp_pools.models import (
+    Pool,
+    PoolMetrics,
+    PoolStatus,
+    Progress,
+    Task,
+    TaskError,
+    Waiting,
+    Worker,
+    WorkerCounts,
+)
+from mcp_pools.states import TERMINAL
+from mcp_pools.store import PoolHistory, PoolRow, TaskRow
+
+TAIL_CHARACTERS: Final = 2000
+"""How much of its output a task shows when nobody asked for all that is kept."""
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Unix seconds as an aware UTC time."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def task_view(
+    row: TaskRow,
+    now: float,
+    *,
+    waiting: Waiting | None = None,
+    progress: Progress | None = None,
+    printed: str | None = None,
+    whole_output: bool = False,
+) -> Task:
+    """A task as it stands at `now`; `waiting`, `progress` and `printed` are known only while it lives."""
+    output = row.output_tail if printed is None else printed
+    created = datetime.fromtimestamp(row.created_at, UTC)
+    return Task(
+        task_id=row.task_id,
+        task_type=row.task_type,
+        status=row.status,
+        pool=row.pool,
+        pool_type=row.pool_type,
+        worker=row.worker,
+        caller=row.caller,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        priority=row.priority,
+        distribution_id=row.distribution_id,
+        created_at=created,
+        started_at=moment(row.started_at),
+        finished_at=moment(row.finished_at),
+        queue_seconds=round((row.started_at or row.finished_at or now) - row.created_at, 6),
+        run_seconds=round((row.finished_at or now) - row.started_at, 6) if row.started_at else None,
+        progress=progress or _progress(row.progress),
+        waiting=waiting,
+        result=None if row.result is None else json.loads(row.result),
+        result_uri=None,
+        output_tail=output if output is None or whole_output else output[-TAIL_CHARACTERS:],
+        error=None if row.error is None else TaskError(**json.loads(row.error)),
+        next=None if row.status in TERMINAL else f'pool_task(task_id="{row.task_id}", wait_seconds=30)',
+    )
+
+
+def _progress(kept: bytes | None) -> Progress | None:
+    return None if kept is None else Progress(**json.loads(kept))
+
+
+def part_of(result: Any, *, select: str | None, offset: int, limit: int | None) -> Any:
+    """A part of a result: what a JMESPath expression selects, then a slice of a list or text.
+
+    Raises `PoolsError` `invalid_payload` for an expression that is none.
+    """
+    if select is not None:
+        import jmespath
+
+        try:
+            result = jmespath.search(select, result)
+        except jmespath.exceptions.JMESPathError as error:
+            problem = " ".join(str(error).split())
+            raise PoolsError("invalid_payload", f"select: {problem}.", "See jmespath.org.") from None
+    if isinstance(result, list | str) and (offset or limit is not None):
+        return result[offset : None if limit is None else offset + limit]
+    return result
+
+
+def pool_view(
+    row: PoolRow, *, status: PoolStatus, workers: Sequence[Worker], queue_size: int, task_types: list[str]
+) -> Pool:
+    """A pool as it stands."""
+    busy = sum(worker.status == "busy" for worker in workers)
+    fixed = row.fixed_workers
+    return Pool(
+        name=row.spec.name,
+        pool_id=row.pool_id,
+        type=row.spec.type,
+        status=status,
+        workers=WorkerCounts(total=len(workers), busy=busy, idle=sum(w.status == "idle" for w in workers)),
+        min_workers=row.spec.min_workers if fixed is None else fixed,
+        max_workers=row.spec.max_workers if fixed is None else fixed,
+        queue_size=queue_size,
+        region=row.spec.region,
+        labels=dict(row.spec.labels),
+        task_types=task_types,
+    )
+
+
+def metrics_view(history: PoolHistory, memory_bytes: int) -> PoolMetrics:
+    """What finished on a pool, in numbers."""
+    durations = history.durations
+    return PoolMetrics(
+        tasks_completed=history.completed,
+        tasks_failed=history.failed,
+        avg_duration_seconds=sum(durations) / len(durations) if durations else None,
+        p50_seconds=percentile(durations, 0.50),
+        p95_seconds=percentile(durations, 0.95),
+        p99_seconds=percentile(durations, 0.99),
+        memory_bytes=memory_bytes,
+    )
+
+
+def percentile(ascending: Sequence[float], share: float) -> float | None:
+    """The smallest value that at least `share` of the values do not exceed; `None` of no values."""
+    if not ascending:
+        return None
+    return ascending[max(0, -(-int(share * 1000) * len(ascending) // 1000) - 1)]
