@@ -1,0 +1,348 @@
+"""The built-in task types: what each payload holds, what it answers, what is judged first.
+
+Only the router imports this file. Handlers are named, not imported, so that their
+libraries load in the workers alone.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
+
+from mcp_pools.errors import PoolsError
+from mcp_pools.task_type import TaskType
+
+if TYPE_CHECKING:
+    from mcp_pools.policy import Judge
+
+ITEM = "{item}"
+"""Stands for one item in the payloads of types that do not know `items` themselves."""
+
+Path = Annotated[str, Field(min_length=1, json_schema_extra={"format": "path"})]
+Expression = Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class Payload(BaseModel):
+    """What every payload but `echo`'s has in common: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ItemError(BaseModel):
+    """Why one item failed."""
+
+    code: str = Field(description="An error code, as of a task.")
+    message: str = Field(description="What went wrong, naming the values.")
+
+
+class Outcome(BaseModel):
+    """What became of one item: a result or an error."""
+
+    result: Any = Field(None, description="The item's own result.")
+    error: ItemError | None = Field(None, description="Why there is no result.")
+
+
+Outcomes = Annotated[
+    list[Outcome] | None, Field(description="With `items`: one outcome for each, in their order.")
+]
+
+
+# --- echo and sleep ------------------------------------------------------------------------
+
+
+class EchoPayload(BaseModel):
+    """Any JSON object."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class SleepPayload(Payload):
+    """How long to sleep."""
+
+    seconds: float = Field(ge=0, allow_inf_nan=False, description="How long to sleep, in seconds.")
+
+
+class SleepResult(BaseModel):
+    """How long it slept."""
+
+    slept: float = Field(description="Seconds slept.")
+
+
+ECHO = TaskType(
+    name="echo",
+    summary="Return the payload unchanged; for trying a pool out.",
+    handler="mcp_pools.task_types.echo:run",
+    payload=EchoPayload,
+    example={"x": 1},
+)
+SLEEP = TaskType(
+    name="sleep",
+    summary="Sleep for a number of seconds, reporting progress.",
+    handler="mcp_pools.task_types.sleep:run",
+    payload=SleepPayload,
+    result=SleepResult,
+    example={"seconds": 1.5},
+)
+
+# --- analyze -------------------------------------------------------------------------------
+
+
+class AnalyzePayload(Payload):
+    """What to analyse: one `file`, a `path`, or several `items`; the caller's directory if none."""
+
+    file: Path | None = Field(None, description="One file.", json_schema_extra={"format": "path"})
+    path: Path | None = Field(
+        None, description="A directory or a file.", json_schema_extra={"format": "path"}
+    )
+    items: list[Path] | None = Field(None, description="Files or directories; each gets its own outcome.")
+    patterns: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="Globs of the files to take below a directory, such as `*.py` or `src/**/*.ts`. "
+        "By default every file whose language is known.",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AnalyzePayload:
+        if self.items is not None and any(name and not _is_template(name) for name in (self.file, self.path)):
+            raise ValueError(f"give items, or one of file and path (which may only be {ITEM!r} beside items)")
+        if self.file is not None and self.path is not None:
+            raise ValueError("give file or path, not both")
+        return self
+
+
+def _is_template(name: str) -> bool:
+    """`{item}`, or what became of it when it was resolved against the caller's directory."""
+    return name.rpartition("/")[2] == ITEM
+
+
+class AnalyzedFile(BaseModel):
+    """One file's numbers."""
+
+    path: str = Field(description="Relative to the analysed directory.")
+    language: str | None = Field(description="The language its name says; null when unknown.")
+    size_bytes: int | None = Field(description="Its size in bytes; null when it could not be opened.")
+    functions: int = Field(description="How many functions it defines, methods included.")
+    complexity: int = Field(description="The sum of its functions' cyclomatic complexities.")
+    max_complexity: int = Field(description="The cyclomatic complexity of its worst function.")
+    error: str | None = Field(description="Why it could not be analysed; null when it was.")
+
+
+class Sums(BaseModel):
+    """Numbers over several files."""
+
+    files: int = Field(description="How many files.")
+    size_bytes: int = Field(description="Their size in bytes.")
+    functions: int = Field(description="Functions, methods included.")
+    complexity: int = Field(description="The sum of all cyclomatic complexities.")
+    average_complexity: float = Field(description="Complexity per function.")
+    max_complexity: int = Field(description="The worst function's complexity.")
+
+
+class Totals(Sums):
+    """Numbers over all files."""
+
+    errors: int = Field(description="How many files could not be analysed.")
+    by_language: dict[str, Sums] = Field(description="The same numbers for each language.")
+
+
+class AnalyzeResult(BaseModel):
+    """The files and their sums, or one outcome for each item."""
+
+    files: list[AnalyzedFile] | None = Field(None, description="One row a file, sorted by path.")
+    totals: Totals | None = Field(None, description="The sums over all files.")
+    items: Outcomes = None
+
+
+def _judge_analyze(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Pin the paths; without any, the caller's directory is analysed."""
+    kept = {"patterns": payload["patterns"]} if payload.get("patterns") else {}
+    if payload.get("items") is not None:
+        return {**kept, "items": [judge.path(item) for item in payload["items"]]}
+    if payload.get("file") is not None:
+        return {**kept, "file": judge.path(payload["file"])}
+    return {**kept, "path": judge.path(payload.get("path") or judge.cwd)}
+
+
+ANALYZE = TaskType(
+    name="analyze",
+    summary="Sizes, functions and cyclomatic complexity of source files in many languages.",
+    handler="mcp_pools.task_types.analyze:run",
+    payload=AnalyzePayload,
+    result=AnalyzeResult,
+    check=_judge_analyze,
+    takes_items=True,
+    example={"path": ".", "patterns": ["*.py"]},
+)
+
+# --- compute -------------------------------------------------------------------------------
+
+
+class ComputePayload(Payload):
+    """An expression and its values."""
+
+    expression: Expression = Field(
+        description="Arithmetic in Python's notation: operators, comparisons, `a if c else b`, "
+        "comprehensions, fields (`x.price`), and sqrt, sin, log, floor, round, min, max, sum and the like."
+    )
+    variables: dict[str, Any] = Field(
+        default_factory=dict, description="Names the expression may use, with their values."
+    )
+    items: list[Any] | None = Field(None, description="Values to compute it for, each as `x`.")
+
+
+class ComputeResult(BaseModel):
+    """The value, or one outcome for each item."""
+
+    value: Any = Field(None, description="Without `items`: the expression's value.")
+    items: Outcomes = None
+
+
+def _judge_compute(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Refuse what cannot be parsed, before it is queued."""
+    expression = payload["expression"].strip()
+    try:
+        ast.parse(expression, mode="eval")
+    except SyntaxError as error:
+        raise _not_an_expression(expression, f"{error.msg} at column {error.offset}") from None
+    except (ValueError, RecursionError, MemoryError):
+        raise _not_an_expression(expression, "it holds NUL or is nested too deeply") from None
+    return payload
+
+
+def _not_an_expression(expression: str, reason: str) -> PoolsError:
+    return PoolsError(
+        "invalid_payload",
+        f"{expression!r} is not an expression: {reason}.",
+        "Correct it and submit it again.",
+    )
+
+
+COMPUTE = TaskType(
+    name="compute",
+    summary="Safe arithmetic, once or for each item as x.",
+    handler="mcp_pools.task_types.compute:run",
+    payload=ComputePayload,
+    result=ComputeResult,
+    check=_judge_compute,
+    takes_items=True,
+    example={"expression": "sqrt(x) * k", "variables": {"k": 10}, "items": [1, 4, 9]},
+)
+
+# --- transform -----------------------------------------------------------------------------
+
+
+class TransformPayload(Payload):
+    """An expression and what to apply it to."""
+
+    expression: Expression = Field(description="A JMESPath expression.")
+    data: Any = Field(None, description="One document to apply it to.")
+    items: list[Any] | None = Field(None, description="Several documents, each with its own outcome.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TransformPayload:
+        has_items = self.items is not None
+        has_data = self.data is not None or (not has_items and "data" in self.model_fields_set)
+        if has_items == has_data:
+            raise ValueError("give either data or items")
+        return self
+
+
+class TransformResult(BaseModel):
+    """The value, or one outcome for each item."""
+
+    value: Any = Field(None, description="With `data`: what the expression selects.")
+    items: Outcomes = None
+
+
+def _judge_transform(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Refuse what is not JMESPath, before it is queued."""
+    import jmespath
+    from jmespath.exceptions import JMESPathError
+
+    expression = payload["expression"]
+    try:
+        jmespath.compile(expression)
+    except JMESPathError as error:
+        position = getattr(error, "lex_position", None)
+        where = f"column {position + 1}" if isinstance(position, int) else "the start"
+        raise _not_an_expression(expression, f"JMESPath cannot read it at {where}") from None
+    except RecursionError:
+        raise _not_an_expression(expression, "it is nested too deeply") from None
+    return payload
+
+
+TRANSFORM = TaskType(
+    name="transform",
+    summary="Select and reshape JSON with a JMESPath expression.",
+    handler="mcp_pools.task_types.transform:run",
+    payload=TransformPayload,
+    result=TransformResult,
+    check=_judge_transform,
+    takes_items=True,
+    example={"expression": "people[?age > `30`].name", "data": {"people": [{"name": "Ada", "age": 36}]}},
+)
+
+# --- command -------------------------------------------------------------------------------
+
+# A typed dictionary, not a model: it keeps its "$secret" key however the payload is dumped.
+SecretReference = TypedDict("SecretReference", {"$secret": str})
+SecretReference.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+
+
+class CommandPayload(Payload):
+    """A program and what it gets."""
+
+    argv: list[str] = Field(
+        min_length=1, description="The program and its arguments, as a list; no shell parses them."
+    )
+    stdin: str | SecretReference | None = Field(
+        None, description='Text for its standard input, or {"$secret": "NAME"}; none: empty.'
+    )
+    cwd: Path | None = Field(
+        None,
+        description="The directory to run in; none: the caller's.",
+        json_schema_extra={"format": "path"},
+    )
+    env: dict[str, str | SecretReference] = Field(
+        default_factory=dict,
+        description='Variables to set beside the standard ones; values are text or {"$secret": "NAME"}.',
+    )
+
+
+class CommandResult(BaseModel):
+    """How the program ended and what it said."""
+
+    exit_code: int = Field(description="Its exit status; minus the signal's number if one killed it.")
+    stdout: str = Field(description="The last 64 KiB of its standard output.")
+    stderr: str = Field(description="The last 64 KiB of its standard error.")
+    stdout_bytes: int = Field(description="How many bytes it wrote to standard output.")
+    stderr_bytes: int = Field(description="How many bytes it wrote to standard error.")
+    stdout_truncated: bool = Field(description="Whether `stdout` is only the end.")
+    stderr_truncated: bool = Field(description="Whether `stderr` is only the end.")
+
+
+def _judge_command(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Pin the executable and the directory. The caller's own directory needs no root: what the
+    program may touch is for `allow.commands` to say.
+    """
+    asked = payload.get("cwd") or judge.cwd
+    cwd = judge.real(asked)
+    if cwd != judge.real(judge.cwd):
+        cwd = judge.path(asked)
+    judge.env(payload.get("env") or {})
+    return {**payload, "cwd": cwd, "argv": judge.command(payload["argv"], cwd)}
+
+
+COMMAND = TaskType(
+    name="command",
+    summary="Run a program without a shell; its output is streamed, a nonzero exit is a failure.",
+    handler="mcp_pools.task_types.command:run",
+    payload=CommandPayload,
+    result=CommandResult,
+    check=_judge_command,
+    example={"argv": ["git", "status", "--short"]},
+)
