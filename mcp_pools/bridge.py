@@ -19,8 +19,9 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from mcp_pools import jsonrpc
 from mcp_pools.errors import PoolsError
@@ -59,6 +60,18 @@ def run(home: Home, config: str | None = None, flags: Flags | None = None) -> in
         return bridge.run()
     except BrokenPipeError:
         return 0  # the client is gone
+
+
+def main(config: str | None = None, flags: Mapping[str, Any] | None = None) -> int:
+    """`run` for the home the environment names; `flags` as the console parsed them."""
+    said: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in (flags or {}).items()
+    }
+    try:
+        return run(Home.default(), config, Flags(**said))
+    except PoolsError as refused:
+        print(f"mcp-pools: {refused}", file=sys.stderr, flush=True)
+        return 1
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mcp_pools import jsonrpc
-from mcp_pools.hello import peer_uid
+from mcp_pools.hello import LONGEST_HELLO, peer_uid
 
 _MOST_WAITING: Final = 64
 """Lines. More than this are not read ahead."""
@@ -24,7 +24,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, opened: Callable[[Connection], None]) -> None:
         self._opened = opened
-        self._lines = jsonrpc.Lines()
+        self._lines = jsonrpc.Lines(LONGEST_HELLO)
         self._waiting: deque[bytes] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
@@ -36,8 +36,16 @@ class Connection(asyncio.Protocol):
     def uid(self) -> int:
         """The user id of the client's process."""
         door: socket.socket = self._transport.get_extra_info("socket")
-        # The loop hands out a wrapper without `getsockopt`'s typed results; the kernel is asked again.
         return peer_uid(door)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has ended its side."""
+        return self._ended
+
+    def welcome(self) -> None:
+        """The client is let in: from now on its lines may be as long as messages are."""
+        self._lines.longest = jsonrpc.LONGEST_LINE
 
     async def take(self) -> bytes:
         """The next line, newline included; empty when the client ended its side. For one task at a time."""

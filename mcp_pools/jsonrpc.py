@@ -29,7 +29,7 @@ _TAIL: Final = re.compile(rb"(?:," + _MEMBER + rb")+\}\s*\Z")
 
 
 class TooLong(Exception):
-    """A line of more than `LONGEST_LINE` bytes."""
+    """A line longer than its reader takes."""
 
 
 class Envelope(NamedTuple):
@@ -90,20 +90,21 @@ def split(lines: bytes) -> list[bytes]:
 class Lines:
     """Complete lines out of chunks of bytes, verbatim."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = LONGEST_LINE) -> None:
+        self.longest = longest
         self._rest = bytearray()
 
     def take(self, chunk: bytes) -> bytes:
         """All lines that `chunk` completes, newlines included; what is left waits for more.
 
         Raises:
-            TooLong: no newline within `LONGEST_LINE` bytes.
+            TooLong: no newline within `longest` bytes.
         """
         end = chunk.rfind(b"\n") + 1
         if not self._rest and end == len(chunk):
             return chunk
-        if len(self._rest) + len(chunk) > LONGEST_LINE:
-            raise TooLong(f"more than {LONGEST_LINE} bytes in one line")
+        if len(self._rest) + len(chunk) > self.longest:
+            raise TooLong(f"more than {self.longest} bytes in one line")
         self._rest += chunk[:end] if end else chunk
         if not end:
             return b""

@@ -24,8 +24,10 @@ class Handshake:
     """
 
     def __init__(self) -> None:
+        self._initialize = b""
+        self._id: int | str | None = None
+        self._answered = False
         self._initialized = b""
-        self.forget()
 
     def note(self, about: Envelope, line: bytes) -> None:
         """Remember a line of the client's if it belongs to the handshake."""
@@ -45,9 +47,7 @@ class Handshake:
 
     def forget(self) -> None:
         """The client was told that its `initialize` failed: it will start over."""
-        self._initialize = b""
-        self._id: int | str | None = None
-        self._answered = False
+        self._initialize, self._id, self._answered = b"", None, False
 
     def replay(self, door: socket.socket) -> None:
         """Bring a new owner to where the last one was. The socket is in blocking mode.

@@ -40,7 +40,10 @@ class _Closing:
 
 
 class Incoming(_Closing):
-    """The SDK's `ReadStream`. A line that is no message is answered here, and handed on as the exception it raised."""
+    """The SDK's `ReadStream`.
+
+    A line that is no message is answered here, and handed on as the exception it raised.
+    """
 
     def __aiter__(self) -> Self:
         return self
