@@ -129,11 +129,12 @@ class Bridge:
                 self._tend_door(descriptor)
 
     def _watch(self) -> None:
-        """Ask only for what can be dealt with: a hang-up is reported to whoever is registered at all."""
+        """Ask only for what can be dealt with: a hang-up is reported to whoever is registered at all.
+
+        The owner comes first: that it died is known before a request is sent to it.
+        """
         wanted: dict[int, int] = {}
         owed = len(self._to_owner) if self._to_owner else 0
-        if self._ends_at is None and owed < _HIGH_WATER and len(self._to_client) < 4 * _HIGH_WATER:
-            wanted[self._stdin] = select.POLLIN
         if self._door is not None:
             asked = select.POLLIN if len(self._to_client) < _HIGH_WATER else 0
             asked |= select.POLLOUT if owed else 0
@@ -141,6 +142,8 @@ class Bridge:
                 wanted[self._door.fileno()] = asked
         if self._to_client:
             wanted[self._stdout] = select.POLLOUT
+        if self._ends_at is None and owed < _HIGH_WATER and len(self._to_client) < 4 * _HIGH_WATER:
+            wanted[self._stdin] = select.POLLIN
         if wanted != self._watched:
             self._poll = select.poll()
             for descriptor, events in wanted.items():
