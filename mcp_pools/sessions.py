@@ -1,0 +1,56 @@
+"""What serves a connection, by the kind its hello names."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from mcp_pools.calls import Calls, Report
+from mcp_pools.connection import Connection
+from mcp_pools.hello import Hello
+from mcp_pools.models import Caller
+
+if TYPE_CHECKING:
+    from mcp_pools.router import Router
+
+Session = Callable[[Any, Connection, Hello], Awaitable[None]]
+"""`session(router, connection, hello)`: serves one accepted connection until its client ends."""
+
+PATIENCE: Final = 45.0
+"""Seconds after which a wait over MCP ends with the task as it stands."""
+
+
+def product_sessions() -> Mapping[str, Session]:
+    """The sessions there are: `mcp` and `console`."""
+    return {"mcp": mcp, "console": console}
+
+
+def caller(hello: Hello) -> Caller:
+    """On whose behalf a connection's calls run: its directory, its depth, its patience."""
+    if hello.kind == "mcp":
+        return Caller(kind="mcp", cwd=hello.cwd, patience=PATIENCE, depth=hello.depth)
+    return Caller(kind="console", cwd=hello.cwd, patience=None, depth=hello.depth)
+
+
+async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
+    """One MCP session of the SDK."""
+    # The SDK takes half a second to import: not before somebody speaks MCP, and not on the loop.
+    server = await asyncio.to_thread(importlib.import_module, "mcp_pools.server")
+    from mcp_pools.transport import streams
+
+    incoming, outgoing = streams(connection)
+    await server.serve_session(router.bound(caller(hello)), incoming, outgoing, hello.flags)
+
+
+async def console(router: Router, connection: Connection, hello: Hello) -> None:
+    """Tool calls without an SDK session."""
+    tools = await asyncio.to_thread(importlib.import_module, "mcp_pools.tools")
+    bound = router.bound(caller(hello))
+
+    async def call(name: str, arguments: dict[str, Any], report: Report | None) -> dict[str, Any]:
+        content: dict[str, Any] = await tools.TOOLS[name].invoke(bound, arguments, report)
+        return content
+
+    await Calls(connection, call).run()
