@@ -12,7 +12,7 @@ from mcp_pools.models import Health, Pool, PoolHealth, PoolStatus, Progress, Tas
 from mcp_pools.queueing import PoolQueue
 from mcp_pools.routing import ANY, PoolLoad
 from mcp_pools.store import PoolRow, TaskRow
-from mcp_pools.views import pool_view, task_view
+from mcp_pools.present import pool_view, task_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

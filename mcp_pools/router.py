@@ -34,7 +34,7 @@ from mcp_pools.routing import Fleet
 from mcp_pools.settings import Settings, working_directory_defaults
 from mcp_pools.states import TERMINAL, Verdict, judge, step
 from mcp_pools.store import Accept, EventRow, Prune, PutAffinity, RequestCancel, Store, TaskRow, Update
-from mcp_pools.views import metrics_view, part_of, task_view
+from mcp_pools.present import metrics_view, part_of, task_view
 
 if TYPE_CHECKING:
     from mcp_pools.adapter import AdapterEvent
