@@ -50,10 +50,10 @@ def task_types() -> click.Command:
 def _task_types(name: str | None, options: Options) -> int:
     from mcp_pools.errors import PoolsError, nearest
     from mcp_pools.plugins import task_types
-    from mcp_pools.settings import Settings
+    from mcp_pools.settings import load
 
     try:
-        known = task_types(Settings.load(options.config))
+        known = task_types(load(config_file=options.config))
     except PoolsError as refused:
         complain(str(refused))
         return 2

@@ -199,6 +199,16 @@ def health(data: Record) -> Page:
     return [Headline([Mark(data["status"]), said]), *([Grid(columns, rows)] if rows else [])]
 
 
+def findings(data: Record) -> Page:
+    """What `doctor` found, each with what to do about it."""
+    columns = [Column("check", wraps=True), Column("status"), Column("finding", wraps=True)]
+    rows: list[list[Cell]] = [
+        [each["check"], Mark(each["status"]), " → ".join(filter(None, [each["finding"], each["next"]]))]
+        for each in data["checks"]
+    ]
+    return [Headline([Mark(data["status"]), f"mcp-pools {data['version']}"]), Grid(columns, rows)]
+
+
 def cancelled(data: Record) -> Page:
     """Whether it was stopped."""
     if data["cancelled"]:
@@ -373,6 +383,7 @@ _VIEWS: list[tuple[frozenset[str], Callable[[Record], Page]]] = [
     (frozenset({"pool_id", "workers", "status"}), pool),
     (frozenset({"status", "pools"}), health),
     (frozenset({"pools", "total"}), pool_list),
+    (frozenset({"checks", "version"}), findings),
     (frozenset({"cancelled", "already_finished"}), cancelled),
 ]
 """Which keys make which view; the first that fits."""
