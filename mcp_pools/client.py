@@ -156,13 +156,9 @@ class HttpTransport:
     """A server's URL: each call is one POST, answered with JSON or a stream of events."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        from urllib.parse import urlsplit
-
         self.url = url
         self._token = token
         self._connection: http.client.HTTPConnection | None = None
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        self._parts: SplitResult = parts._replace(path=parts.path if parts.path.strip("/") else "/mcp")
 
     def exchange(self, request: Message) -> Iterator[Message]:
         """Post a request and yield what comes back."""
@@ -194,19 +190,25 @@ class HttpTransport:
     def _post(self, request: Message) -> http.client.HTTPResponse:
         import http.client
 
-        secure = self._parts.scheme == "https"
-        if not secure and self._parts.scheme != "http":
-            raise ValueError(self.url)
-        make = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        parts = self._parts()
+        make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.close()
-        connection = make(self._parts.hostname or "", self._parts.port, timeout=_SECONDS_TO_CONNECT)
+        connection = make(parts.hostname or "", parts.port, timeout=_SECONDS_TO_CONNECT)
         self._connection = connection
         connection.connect()
         connection.sock.settimeout(_SECONDS_OF_SILENCE)
-        body = json.dumps(request).encode()
-        path = self._parts.path + (f"?{self._parts.query}" if self._parts.query else "")
-        connection.request("POST", path, body, self._headers(request))
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection.request("POST", path, json.dumps(request).encode(), self._headers(request))
         return connection.getresponse()
+
+    def _parts(self) -> SplitResult:
+        """The URL, with what people leave out: the scheme and the path."""
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(self.url if "://" in self.url else f"http://{self.url}")
+        if parts.scheme not in ("http", "https"):
+            raise ValueError(self.url)
+        return parts if parts.path.strip("/") else parts._replace(path="/mcp")
 
     def _headers(self, request: Message) -> dict[str, str]:
         headers = {

@@ -7,6 +7,7 @@ owner's configured ones, stay in one place.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin
@@ -88,6 +89,7 @@ def _option(tool: Tool, parameter: Parameter) -> click.Parameter:
     return click.Option(
         names,
         required=parameter.required,
+        default=None,
         multiple=several,
         type=_type(parameter),
         help=_help(parameter),
@@ -184,7 +186,7 @@ def _read(flag: str, word: str, strings: bool) -> dict[str, Any]:
 
 def _stdin(flag: str) -> str:
     try:
-        return click.get_text_stream("stdin", encoding="utf-8").read()
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as unreadable:
         raise click.UsageError(_unreadable(flag, "standard input", unreadable)) from None
 
