@@ -158,7 +158,7 @@ class HttpTransport:
     def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url
         self._token = token
-        self._connection: http.client.HTTPConnection | None = None
+        self._open: list[http.client.HTTPConnection | http.client.HTTPResponse] = []
 
     def exchange(self, request: Message) -> Iterator[Message]:
         """Post a request and yield what comes back."""
@@ -184,8 +184,9 @@ class HttpTransport:
 
     def close(self) -> None:
         """Let the connection go."""
-        if self._connection:
-            self._connection.close()
+        for each in self._open:
+            each.close()
+        self._open.clear()
 
     def _post(self, request: Message) -> http.client.HTTPResponse:
         import http.client
@@ -194,12 +195,14 @@ class HttpTransport:
         make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.close()
         connection = make(parts.hostname or "", parts.port, timeout=_SECONDS_TO_CONNECT)
-        self._connection = connection
+        self._open.append(connection)
         connection.connect()
         connection.sock.settimeout(_SECONDS_OF_SILENCE)
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         connection.request("POST", path, json.dumps(request).encode(), self._headers(request))
-        return connection.getresponse()
+        response = connection.getresponse()
+        self._open.append(response)
+        return response
 
     def _parts(self) -> SplitResult:
         """The URL, with what people leave out: the scheme and the path."""

@@ -415,3 +415,34 @@ def test_values_of_several_types() -> None:
     assert several.convert("2.5", None, None) == 2.5
     with pytest.raises(click.BadParameter):
         several.convert("x", None, None)
+
+
+class Terminal(io.StringIO):
+    """A terminal's standard output."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("no_color", "marked"), [(None, True), ("", True), ("1", False)])
+def test_a_terminal_gets_a_table_with_colours_unless_refused(
+    owner: Told, monkeypatch: pytest.MonkeyPatch, no_color: str | None, marked: bool
+) -> None:
+    owner["pool_task"] = ok(task())
+    monkeypatch.setenv("TERM", "xterm")
+    if no_color is None:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+    else:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    console.main(["task", "t_1"])
+    shown = sys.stdout.getvalue()  # type: ignore[attr-defined]
+    assert ("✓" in shown, "\x1b[" in shown) == (marked, marked)
+    assert "completed  t_1  echo" in shown or marked
+
+
+def test_json_on_a_terminal_is_indented(owner: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner["pool_list"] = ok(POOL_LIST)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    console.main(["list", "-f", "json"])
+    assert sys.stdout.getvalue() == '{\n  "pools": [],\n  "total": 0\n}\n'  # type: ignore[attr-defined]
