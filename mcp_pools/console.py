@@ -1,0 +1,176 @@
+"""The console: every tool as a command, generated from the tool itself.
+
+`mcp-pools X` shows what the tool of that name returns. A command that talks to an owner
+imports neither pydantic nor asyncio nor the MCP SDK, and rich only to draw a table.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, Final
+
+import click
+
+import mcp_pools.tools  # noqa: F401 - fills TOOLS
+from mcp_pools import __version__, flags, own
+from mcp_pools.errors import exit_code, nearest
+from mcp_pools.output import Options, complain, shared_options, show
+from mcp_pools.tool import TOOLS, Tool
+
+INTERRUPTED: Final = 130
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; the exit status (contract §1)."""
+    try:
+        status = app().main(argv or ["--help"], prog_name="mcp-pools", standalone_mode=False)
+    except click.ClickException as wrong:
+        complain(_usage(wrong))
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        complain("interrupted.")
+        return INTERRUPTED
+    return status if isinstance(status, int) else 0
+
+
+def app() -> click.Group:
+    """All commands; each is made when it is used."""
+    about = "Run durable tasks on pools of workers: the tools that MCP clients use, from a terminal."
+    group = Commands("mcp-pools", help=about, context_settings={"help_option_names": ["-h", "--help"]})
+    return click.version_option(__version__, message="mcp-pools %(version)s")(group)
+
+
+class Commands(click.Group):
+    """Finds a command by its tool; a tool that is not there has no command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The tools' commands in the tools' order, then the console's own."""
+        return [*(tool.command for tool in TOOLS.values()), *own.COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Make one command."""
+        for tool in TOOLS.values():
+            if tool.command == cmd_name:
+                return ToolCommand(tool)
+        make = own.COMMANDS.get(cmd_name)
+        return make() if make else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name the nearest one."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            hint = nearest(args[0], self.list_commands(ctx))
+            raise click.UsageError(f"there is no command {args[0]!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class ToolCommand(click.Command):
+    """The command of one tool."""
+
+    def __init__(self, tool: Tool) -> None:
+        super().__init__(
+            tool.command,
+            params=[*flags.flags(tool), *shared_options()],
+            callback=self._run,
+            help=as_commands(tool.description),
+            short_help=tool.title,
+            epilog=f"Example:\n\n\b\n  {tool.example}" if tool.example else None,
+        )
+        self.tool = tool
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The arguments with their words, then the flags."""
+        words = {each.name: each.help for each in self.tool.parameters}
+        rows = [(name.upper(), words[name]) for name in self.tool.positional]
+        if rows:
+            with formatter.section("Arguments"):
+                formatter.write_dl(rows)
+        super().format_options(ctx, formatter)
+
+    def _run(self, **typed: Any) -> int:
+        options = Options.taken_from(typed)
+        return run(self.tool, flags.arguments(self.tool, typed), options)
+
+
+def run(tool: Tool, arguments: dict[str, Any], options: Options) -> int:
+    """Call a tool, print what it answers, and return the exit status."""
+    from mcp_pools.client import Unreachable
+    from mcp_pools.reach import ask
+
+    waiting = _progress(tool, options)
+    try:
+        data, refused = ask(
+            tool, arguments, server=options.server, config=options.config, on_progress=waiting
+        )
+    except Unreachable as silence:
+        return _fail(4, str(silence), waiting)
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, _interrupted(tool), waiting)
+    if waiting:
+        waiting.clear()
+    if refused:
+        return refuse(data)
+    show(tool.name, data, options)
+    return status_of(data)
+
+
+def _progress(tool: Tool, options: Options) -> Any:
+    """A line for the wait, where somebody looks: asked for, or a table on a terminal."""
+    asked = options.format == "progress"
+    if not asked and not (options.format == "table" and sys.stderr.isatty()):
+        return None
+    from mcp_pools.progress import ProgressLine
+
+    line = ProgressLine(tool.command)
+    if asked:
+        line.start()
+    return line
+
+
+def _fail(status: int, words: str, waiting: Any) -> int:
+    if waiting:
+        waiting.clear()
+    complain(words)
+    return status
+
+
+def _interrupted(tool: Tool) -> str:
+    if tool.effect == "read":
+        return "interrupted."
+    return f"interrupted; {tool.command} was told to stop what it waited for."
+
+
+def status_of(data: dict[str, Any]) -> int:
+    """The exit status for a result: 1 for work that did not succeed and for ill health."""
+    if "task_id" in data or "distribution_id" in data:
+        ended_badly = data.get("status") in ("failed", "cancelled", "timed_out")
+        return int(ended_badly or bool(data.get("failed")))
+    return int(data.get("status") in ("degraded", "unhealthy"))
+
+
+def refuse(data: dict[str, Any]) -> int:
+    """Say why a call was refused; the exit status of its code."""
+    error = data.get("error", {})
+    complain(f"{error.get('message', 'refused')} {as_commands(str(error.get('next') or ''))}")
+    return exit_code(str(error.get("code", "")))
+
+
+def as_commands(words: str) -> str:
+    """Name commands where the text names tools: a reader in a terminal has no `pool_get`."""
+
+    def command(found: re.Match[str]) -> str:
+        tool = TOOLS.get(found[1])
+        return f"'mcp-pools {tool.command}'" if tool else found[0]
+
+    return re.sub(r"[`']?\b(pool_[a-z]+)\b(?!\()[`']?", command, words)
+
+
+def _usage(wrong: click.ClickException) -> str:
+    """A usage error in one line, with the help to read."""
+    context = getattr(wrong, "ctx", None)
+    path = context.command_path if context else "mcp-pools"
+    words = wrong.format_message().rstrip()
+    ending = "" if words.endswith((".", "?", "!")) else "."
+    return f"{words}{ending} See '{path} --help'."

@@ -1,0 +1,176 @@
+"""`mcp-pools doctor`: what this installation needs, whether it is there, and what to do if not.
+
+Each check is a function that returns one record and never raises.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from mcp_pools import __version__
+from mcp_pools.home import Hello, Home, connect
+from mcp_pools.views import size
+
+Verdict = Literal["ok", "warning", "failed"]
+
+EXTRAS: Final = {
+    "kubernetes": ("kr8s", "lightkube"),
+    "postgres": ("psycopg",),
+    "dask": ("distributed",),
+    "ray": ("ray",),
+    "query": ("duckdb",),
+}
+"""Each extra, and the modules of which one shows that it is installed."""
+_OLDEST_PYTHON: Final = (3, 11)
+_LITTLE_SPACE: Final = 100_000_000
+
+
+class Check(NamedTuple):
+    """One finding: `failed` is essential, a `warning` is not; `next` says what to do."""
+
+    check: str
+    status: Verdict
+    finding: str
+    next: str = ""
+
+
+def report(config: str | None = None, home: Home | None = None) -> dict[str, Any]:
+    """Every finding, and the worst of them."""
+    place = home or Home.default()
+    found = [
+        python(),
+        system(),
+        directory(place),
+        store(place),
+        owner(place),
+        round_trip(place, config),
+        *extras(),
+        client(),
+    ]
+    verdicts = {each.status for each in found}
+    worst = next((each for each in ("failed", "warning") if each in verdicts), "ok")
+    return {"status": worst, "version": __version__, "checks": [each._asdict() for each in found]}
+
+
+def python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
+    """The interpreter."""
+    said = ".".join(str(part) for part in version)
+    if version < _OLDEST_PYTHON:
+        return Check("python", "failed", said, "Install mcp-pools with Python 3.11 or newer.")
+    return Check("python", "ok", f"{said} at {sys.executable}")
+
+
+def system(name: str = sys.platform) -> Check:
+    """The platform: workers and sockets need what Linux has."""
+    said = f"{platform.system()} {platform.release()} {platform.machine()}"
+    if name == "linux":
+        return Check("platform", "ok", said)
+    return Check("platform", "failed", said, "Run mcp-pools on Linux (WSL 2 or a container will do).")
+
+
+def directory(home: Home) -> Check:
+    """The state directory, or where it will be made."""
+    there = next(each for each in (home.path, *home.path.parents) if each.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        advice = "Make it writable, or set MCP_POOLS_HOME to another directory."
+        return Check("state directory", "failed", f"{home.path} cannot be written", advice)
+    free = shutil.disk_usage(there).free
+    said = f"{home.path}{'' if there == home.path else ' (not made yet)'}, {size(free)} free"
+    if free < _LITTLE_SPACE:
+        return Check("state directory", "warning", said, "Free some space, or set MCP_POOLS_HOME.")
+    return Check("state directory", "ok", said)
+
+
+def store(home: Home) -> Check:
+    """The SQLite file: whether it opens, its version, how many tasks it holds."""
+    if not home.store.exists():
+        return Check("store", "ok", "none yet; the first task makes it")
+    try:
+        return Check("store", "ok", _contents(home.store))
+    except sqlite3.Error as failure:
+        advice = f"Restore {home.store} from a backup, or set MCP_POOLS_HOME to another directory."
+        return Check("store", "failed", f"{home.store}: {failure}", advice)
+
+
+def _contents(file: Path) -> str:
+    """What the store holds, read without changing anything."""
+    database = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=2.0)
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        counted = database.execute("SELECT status, count(*) FROM tasks GROUP BY status ORDER BY status")
+        tasks = ", ".join(f"{count} {status}" for status, count in counted)
+    finally:
+        database.close()
+    return f"version {version}, {size(file.stat().st_size)}, tasks: {tasks or 'none'}"
+
+
+def owner(home: Home) -> Check:
+    """The process that owns the home, if there is one."""
+    said = home.read_owner() if home.locked() else None
+    if not said:
+        return Check("owner", "ok", "none running; the first task starts one")
+    facts = f"process {said.get('pid')}, version {said.get('version')}, since {said.get('started_at')}"
+    if said.get("version") != __version__:
+        advice = f"End process {said.get('pid')} when its work is done, so that {__version__} can start."
+        return Check("owner", "warning", facts, advice)
+    return Check("owner", "ok", facts)
+
+
+def round_trip(home: Home, config: str | None = None) -> Check:
+    """One `echo` through the owner and a worker, as a user's own first task would go."""
+    advice = f"See {home.log} for what the owner said last."
+    try:
+        status, finding, said = _echo(home, config)
+    except Exception as failure:  # whatever went wrong is the finding
+        words = getattr(failure, "message", None) or str(failure) or type(failure).__name__
+        return Check("worker", "failed", words, getattr(failure, "next", "") or advice)
+    return Check("worker", status, finding, "" if status == "ok" else said or advice)
+
+
+def _echo(home: Home, config: str | None) -> tuple[Verdict, str, str]:
+    import time
+    from contextlib import closing
+
+    from mcp_pools.client import Client, SocketTransport
+    from mcp_pools.views import seconds
+
+    sent = {"task_type": "echo", "payload": {"doctor": "hello"}, "timeout": 20.0}
+    with closing(Client(SocketTransport(connect(home, Hello.here("console", config))))) as client:
+        began = time.monotonic()
+        data, refused = client.call("pool_execute", sent)
+        took = seconds(time.monotonic() - began)
+    if refused:
+        error = data.get("error", {})
+        return "failed", str(error.get("message")), str(error.get("next") or "")
+    if data.get("status") == "completed":
+        return "ok", f"echo came back in {took}", ""
+    error = data.get("error") or data.get("waiting") or {}
+    return "failed", f"echo is {data.get('status')}: {error.get('message', 'no reason given')}", ""
+
+
+def extras(installed: Callable[[str], bool] | None = None) -> list[Check]:
+    """What can be added."""
+    present = installed or (lambda module: find_spec(module) is not None)
+    return [_extra(name, any(map(present, modules))) for name, modules in EXTRAS.items()]
+
+
+def _extra(name: str, there: bool) -> Check:
+    if there:
+        return Check(f"extra {name}", "ok", "installed")
+    return Check(f"extra {name}", "ok", "not installed", f"pip install 'mcp-pools[{name}]'")
+
+
+def client(find: Callable[[str], str | None] = shutil.which) -> Check:
+    """Whether an MCP client is here, and how it gets these tools."""
+    how = "claude mcp add pools -- mcp-pools serve"
+    if find("claude"):
+        return Check("MCP client", "ok", "claude is installed", how)
+    return Check("MCP client", "ok", "claude not found", "Give any MCP client the command: mcp-pools serve")

@@ -1,0 +1,113 @@
+"""The commands that are no tool: `serve`, `task-types` and `doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from mcp_pools.output import Options, complain, shared_options, show
+
+if TYPE_CHECKING:
+    from mcp_pools.task_type import TaskType
+
+
+def serve() -> click.Command:
+    """`serve` reads its own flags: clients start it without the rest of the console."""
+
+    def run(words: tuple[str, ...]) -> int:
+        from mcp_pools import serve
+
+        return serve.main(list(words))
+
+    return click.Command(
+        "serve",
+        params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
+        callback=run,
+        short_help="Serve the tools to an MCP client",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+    )
+
+
+def task_types() -> click.Command:
+    """`task-types`: what can be run, and what each payload must hold."""
+
+    def run(name: str | None, **typed: Any) -> int:
+        return _task_types(name, Options.taken_from(typed))
+
+    return click.Command(
+        "task-types",
+        params=[click.Argument(["name"], required=False), *shared_options(server=False)],
+        callback=run,
+        help="List what can be run. With a NAME, show that type's JSON schema and an example.",
+        short_help="List what can be run",
+        epilog="Example:\n\n\b\n  mcp-pools task-types analyze",
+    )
+
+
+def _task_types(name: str | None, options: Options) -> int:
+    from mcp_pools.errors import PoolsError, nearest
+    from mcp_pools.plugins import task_types
+    from mcp_pools.settings import load
+
+    try:
+        known = task_types(load(config_file=options.config))
+    except PoolsError as refused:
+        complain(str(refused))
+        return 2
+    if name is not None and name not in known:
+        complain(f"there is no task type {name!r}. {nearest(name, known)}")
+        return 2
+    show("task-types", described(known, name, whole=options.shown == "json"), options)
+    return 0
+
+
+def described(known: dict[str, TaskType], name: str | None, whole: bool) -> dict[str, Any]:
+    """One task type with its schema, or all of them; `whole` includes their schemas too."""
+    if name is not None:
+        return _described(known[name])
+    if whole:
+        return {"task_types": [_described(each) for each in known.values()]}
+    return {"task_types": [{"name": each.name, "summary": each.summary} for each in known.values()]}
+
+
+def _described(each: TaskType) -> dict[str, Any]:
+    from mcp_pools.tool import slim
+
+    return {
+        "name": each.name,
+        "summary": each.summary,
+        "example": each.example,
+        "schema": slim(each.payload.model_json_schema()),
+    }
+
+
+def doctor() -> click.Command:
+    """`doctor`: whether this installation works, and what to do when it does not."""
+
+    def run(**typed: Any) -> int:
+        from mcp_pools import doctor
+
+        options = Options.taken_from(typed)
+        report = doctor.report(options.config)
+        show("doctor", report, options)
+        return int(report["status"] == "failed")
+
+    return click.Command(
+        "doctor",
+        params=shared_options(server=False),
+        callback=run,
+        help="Check this installation: Python, the state directory, the owner, a worker, the extras.",
+        short_help="Check this installation",
+        epilog="Example:\n\n\b\n  mcp-pools doctor",
+    )
+
+
+COMMANDS: Final[dict[str, Callable[[], click.Command]]] = {
+    "serve": serve,
+    "task-types": task_types,
+    "doctor": doctor,
+}
+"""The console's own commands and what makes each."""
