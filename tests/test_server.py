@@ -248,16 +248,15 @@ async def test_a_client_that_goes_away_cancels_nothing(router: Any) -> None:
                 group.start_soon(serve_session, router, *server, {})
                 for message in handshake(call("pool_execute", SLEEP)):
                     await write.send(SessionMessage(message))
-                assert (await read.receive()).message.id == 1
+                assert (await answer(read)).id == 1
                 await until(lambda: "nap" in router.keys)
                 await write.aclose()
                 await anyio.wait_all_tasks_blocked()
                 task_id = router.keys["nap"]
                 assert (await router.task(task_id)).status == "running"
                 await router.cancel(task_id)
-                answer = (await read.receive()).message
-    assert isinstance(answer, JSONRPCResponse) and answer.id == 2
-    assert answer.result["structuredContent"]["status"] == "cancelled"
+                last = await answer(read)
+    assert last.id == 2 and last.result["structuredContent"]["status"] == "cancelled"
 
 
 async def test_a_cancelled_call_does_not_hold_the_session(router: Any) -> None:
@@ -271,7 +270,7 @@ async def test_a_cancelled_call_does_not_hold_the_session(router: Any) -> None:
                 )
                 for message in handshake(call("pool_execute", SLEEP), cancel):
                     await write.send(SessionMessage(message))
-                assert (await read.receive()).message.id == 1
+                assert (await answer(read)).id == 1
                 await write.aclose()
 
 
@@ -293,6 +292,12 @@ async def nap(client: Client) -> dict[str, Any]:
     result = await client.call_tool("pool_execute", {**SLEEP, "wait": False})
     content: dict[str, Any] = result.structured_content
     return content
+
+
+async def answer(read: Any) -> JSONRPCResponse:
+    message = (await read.receive()).message
+    assert isinstance(message, JSONRPCResponse)
+    return message
 
 
 def call(name: str, arguments: dict[str, Any]) -> JSONRPCRequest:
