@@ -124,6 +124,19 @@ def test_slim_keeps_a_property_that_is_named_like_a_keyword() -> None:
     assert slim(schema) == {"properties": {"title": {"type": "string"}}}
 
 
+def test_output_schema_follows_no_references_and_tries_no_alternatives() -> None:
+    """What clients check each result against is flat; nulls stay."""
+    assert SAMPLE.output_schema == {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "inner": {"type": ["object", "null"], "properties": {"n": {"type": "integer"}}},
+            "titles": {"type": "array", "items": {"type": "string"}},
+        },
+        "required": ["name", "inner"],
+    }
+
+
 @pytest.mark.parametrize("name", TOOLS)
 def test_every_tool_is_fully_described(name: str) -> None:
     """Each tool and each argument says what it is; effects and names are consistent."""
