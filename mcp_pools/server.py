@@ -89,6 +89,9 @@ async def serve_session(
 ) -> None:
     """Serve one client until it goes away and its last call has been answered.
 
+    To part from a client, close `read_stream`: its calls are answered first. Cancelling this
+    coroutine cancels them instead, just as the client itself could.
+
     Args:
         router: the router, bound to this connection's caller.
         flags: what narrows this connection, see `select_tools`.

@@ -95,7 +95,8 @@ class MemoryRouter:
         return view
 
     async def list_pools(self, *, active_only: bool, by_type: str | None) -> PoolList:
-        pools = [_pool()] if by_type in (None, "local") else []
+        busy = sum(task.status == "running" for task in self.tasks.values())
+        pools = [_pool(busy=busy)] if by_type in (None, "local") else []
         return PoolList(pools=pools, total=len(pools))
 
     async def get_pool(self, name: str) -> PoolDetail:
@@ -181,13 +182,13 @@ class MemoryRouter:
         return self.tasks[task_id]
 
 
-def _pool(name: str = "local") -> Pool:
+def _pool(name: str = "local", busy: int = 0) -> Pool:
     return Pool(
         name=name,
         pool_id="p_1",
         type="local",
         status="running",
-        workers=WorkerCounts(total=2, busy=0, idle=2),
+        workers=WorkerCounts(total=2, busy=busy, idle=2 - busy),
         min_workers=1,
         max_workers=2,
         queue_size=0,

@@ -10,7 +10,6 @@ import anyio
 import anyio.lowlevel
 import jsonschema
 import pytest
-from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
@@ -18,13 +17,15 @@ from mcp_types import INVALID_PARAMS, JSONRPCNotification, JSONRPCRequest, JSONR
 
 from mcp_pools import __version__
 from mcp_pools.errors import PoolsError
+from mcp_pools.models import Task
 from mcp_pools.server import INSTRUCTIONS, build_server, select_tools, serve_session
 from mcp_pools.tool import TOOLS
+from mcp_pools.tools import pool_cancel, pool_execute, pool_list
 
 pytestmark = pytest.mark.anyio
 
 ECHO = {"task_type": "echo", "payload": {"x": "é"}}
-SLEEP = {"task_type": "sleep", "payload": {"seconds": 3600}, "idempotency_key": "nap"}
+SLEEP: dict[str, Any] = {"task_type": "sleep", "payload": {"seconds": 3600}, "idempotency_key": "nap"}
 
 
 def calls(task_id: str) -> dict[str, dict[str, Any]]:
@@ -233,11 +234,11 @@ async def test_cancelling_a_call_reaches_the_tool(connect: Any, router: Any) -> 
     async with connect() as client:
         async with anyio.create_task_group() as group:
             group.start_soon(client.call_tool, "pool_execute", SLEEP)
-            await until(lambda: "nap" in router.keys)
+            await until_busy(router)
             group.cancel_scope.cancel()
         with anyio.fail_after(10):
-            while (await nap(client))["status"] != "cancelled":
-                pass
+            while (await nap(router)).status != "cancelled":
+                await anyio.lowlevel.checkpoint()
 
 
 async def test_a_client_that_goes_away_cancels_nothing(router: Any) -> None:
@@ -249,12 +250,12 @@ async def test_a_client_that_goes_away_cancels_nothing(router: Any) -> None:
                 for message in handshake(call("pool_execute", SLEEP)):
                     await write.send(SessionMessage(message))
                 assert (await answer(read)).id == 1
-                await until(lambda: "nap" in router.keys)
+                await until_busy(router)
                 await write.aclose()
                 await anyio.wait_all_tasks_blocked()
-                task_id = router.keys["nap"]
-                assert (await router.task(task_id)).status == "running"
-                await router.cancel(task_id)
+                task = await nap(router)
+                assert task.status == "running"
+                await pool_cancel(router, task.task_id)
                 last = await answer(read)
     assert last.id == 2 and last.result["structuredContent"]["status"] == "cancelled"
 
@@ -282,16 +283,16 @@ def test_building_the_server_leaves_the_root_logger_alone() -> None:
     assert (logging.root.level, list(logging.root.handlers)) == before
 
 
-async def until(condition: Any) -> None:
+async def until_busy(router: Any) -> None:
+    """Wait until a worker runs something."""
     with anyio.fail_after(10):
-        while not condition():
+        while not any(pool.workers.busy for pool in (await pool_list(router)).pools):
             await anyio.lowlevel.checkpoint()
 
 
-async def nap(client: Client) -> dict[str, Any]:
-    result = await client.call_tool("pool_execute", {**SLEEP, "wait": False})
-    content: dict[str, Any] = result.structured_content
-    return content
+async def nap(router: Any) -> Task:
+    """The one task of `SLEEP`, by its idempotency key."""
+    return await pool_execute(router, **SLEEP, wait=False)
 
 
 async def answer(read: Any) -> JSONRPCResponse:

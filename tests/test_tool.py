@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jsonschema
@@ -49,11 +50,9 @@ async def sample(
 SAMPLE = Tool(name="pool_sample", title="Sample", function=sample, effect="write", toolset="pools")
 
 
-@dataclass
-class Defaults:
+def a_router(**defaults: Any) -> Any:
     """All of a router that `invoke` itself looks at."""
-
-    defaults: dict[str, Any] = field(default_factory=dict)
+    return SimpleNamespace(defaults=defaults)
 
 
 def test_parameters_are_the_signature_without_the_router() -> None:
@@ -85,7 +84,7 @@ def test_input_schema_is_short_and_closed() -> None:
 @pytest.mark.parametrize("size", [None, 3])
 async def test_a_result_is_json_that_matches_the_output_schema(size: int | None) -> None:
     """Nulls included."""
-    result = await SAMPLE.invoke(Defaults(), {"name": "a", "size": size})
+    result = await SAMPLE.invoke(a_router(), {"name": "a", "size": size})
     assert result["name"] == f"a-fast-{size}"
     jsonschema.validate(json.loads(json.dumps(result)), SAMPLE.output_schema)
 
@@ -93,7 +92,7 @@ async def test_a_result_is_json_that_matches_the_output_schema(size: int | None)
 @pytest.mark.anyio
 async def test_the_routers_defaults_fill_what_the_caller_left_out() -> None:
     """Given arguments win over the router's defaults, which win over the signature's."""
-    router = Defaults({"mode": "slow", "timeout": 5})
+    router = a_router(mode="slow", timeout=5)
     assert (await SAMPLE.invoke(router, {"name": "a"}))["name"] == "a-slow-None"
     assert (await SAMPLE.invoke(router, {"name": "a", "mode": "fast"}))["name"] == "a-fast-None"
 
