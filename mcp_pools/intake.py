@@ -109,7 +109,9 @@ class Intake:
         if kind.check is not None:
             allow = self._settings.allow
             home = os.path.expanduser("~")  # noqa: PTH111
-            judge = Judge(allow, default_roots(caller.cwd, home) if allow.roots is None else allow.roots, caller.cwd)
+            judge = Judge(
+                allow, default_roots(caller.cwd, home) if allow.roots is None else allow.roots, caller.cwd
+            )
             roots = tuple(judge.roots)
             checked = kind.check(checked, judge)
         return self._encoded(checked), roots
@@ -129,7 +131,9 @@ class Intake:
     def _known_secrets(self, payload: dict[str, Any]) -> None:
         for name in secret_names(payload):
             if name not in self._settings.secrets:
-                hint = nearest(name, self._settings.secrets) or "Add it under secrets in the configuration file."
+                hint = (
+                    nearest(name, self._settings.secrets) or "Add it under secrets in the configuration file."
+                )
                 raise PoolsError("not_allowed", f"There is no secret {name!r} in the configuration.", hint)
 
     def launch(self, row: TaskRow) -> Launch:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from mcp_pools.models import Health, Pool, PoolHealth, PoolStatus, Progress, Task, Waiting
+from mcp_pools.present import pool_view, task_view
 from mcp_pools.queueing import PoolQueue
 from mcp_pools.routing import ANY, PoolLoad
 from mcp_pools.store import PoolRow, TaskRow
-from mcp_pools.present import pool_view, task_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from mcp_pools.adapter import Adapter, Slot
+
+ProgressReport = Callable[[float, float | None, str | None], None]
+"""Hears done, total and message; at once, on the event loop's thread, without raising."""
 
 OUTPUT_BYTES: Final = 65536
 """How much of a task's latest output is kept."""
@@ -40,11 +44,15 @@ class LiveTask:
     last_pool: str | None = None
     printed: bytearray = field(default_factory=bytearray)
     progress: Progress | None = None
-    listeners: list[Callable[[Progress], None]] = field(default_factory=list)
+    listeners: list[ProgressReport] = field(default_factory=list)
     _ended: asyncio.Event | None = None
 
     def __post_init__(self) -> None:
-        self.task_id, self.priority, self.created_at = self.row.task_id, self.row.priority, self.row.created_at
+        self.task_id, self.priority, self.created_at = (
+            self.row.task_id,
+            self.row.priority,
+            self.row.created_at,
+        )
         self.cancelling = self.row.cancel_requested_at is not None
 
     def add_output(self, data: bytes) -> None:
@@ -155,7 +163,10 @@ class LivePool:
         """Why a queued task waits."""
         not_before = live.row.not_before
         if not_before is not None and not_before > now:
-            return Waiting(code="retry_backoff", message=f"Attempt {live.row.attempt + 1} starts in {not_before - now:.1f} s.")
+            return Waiting(
+                code="retry_backoff",
+                message=f"Attempt {live.row.attempt + 1} starts in {not_before - now:.1f} s.",
+            )
         if self.health == "unhealthy":
             return Waiting(code="pool_unhealthy", message=f"Pool {self.name} is unhealthy: {self.reason}")
         if self.draining:
@@ -166,7 +177,9 @@ class LivePool:
     async def check(self) -> PoolHealth:
         """Ask the adapter how it is, for at most `HEALTH_SECONDS`."""
         if self.adapter is None:
-            return PoolHealth(name=self.name, status="healthy", workers=0, latency_seconds=0.0, reason="no owner")
+            return PoolHealth(
+                name=self.name, status="healthy", workers=0, latency_seconds=0.0, reason="no owner"
+            )
         started = time.perf_counter()
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
@@ -174,7 +187,10 @@ class LivePool:
         except TimeoutError:
             self.health, self.reason = "unhealthy", f"its health check took over {HEALTH_SECONDS:g} s"
         except Exception as error:  # an adapter's bug or its peer's: this pool's matter alone
-            self.health, self.reason = "unhealthy", f"its health check failed: {type(error).__name__}: {error}"
+            self.health, self.reason = (
+                "unhealthy",
+                f"its health check failed: {type(error).__name__}: {error}",
+            )
         return PoolHealth(
             name=self.name,
             status=self.health,

@@ -114,7 +114,9 @@ class Registry:
         """A pool that may take one more task; raises `PoolsError` when it may not."""
         pool = self.pool(name)
         if pool.draining:
-            raise PoolsError("conflict", f"Pool {name!r} is closing.", "Use another pool; pool_list shows them.")
+            raise PoolsError(
+                "conflict", f"Pool {name!r} is closing.", "Use another pool; pool_list shows them."
+            )
         if len(pool.queue) >= self.settings.max_queue:
             raise PoolsError(
                 "queue_full",
@@ -175,7 +177,9 @@ class Registry:
         await self.start(pool, ())
         return pool
 
-    def _spec(self, name: str, type: str, least: int | None, most: int | None, rest: dict[str, Any]) -> PoolSpec:
+    def _spec(
+        self, name: str, type: str, least: int | None, most: int | None, rest: dict[str, Any]
+    ) -> PoolSpec:
         if not _NAME.fullmatch(name):
             message = f"{name[:80]!r} is no name for a pool."
             raise PoolsError("invalid_payload", message, "Use up to 64 letters, digits, '-', '_' and '.'.")
@@ -186,7 +190,9 @@ class Registry:
             most = max(defaults.pool_default_max_workers, least)
         if not least <= most <= _MOST_WORKERS:
             message = f"min_workers {least} and max_workers {most} do not fit."
-            raise PoolsError("invalid_payload", message, f"Give min_workers <= max_workers <= {_MOST_WORKERS}.")
+            raise PoolsError(
+                "invalid_payload", message, f"Give min_workers <= max_workers <= {_MOST_WORKERS}."
+            )
         kind = plugins.ALIASES.get(type, type)
         return PoolSpec(name=name, type=kind, min_workers=least, max_workers=most, **rest)
 

@@ -28,13 +28,13 @@ from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Returned, Slo
 from mcp_pools.errors import PoolsError
 from mcp_pools.intake import Intake, Request
 from mcp_pools.models import Caller, Cancelled, HealthReport, Pool, PoolDetail, PoolList, Progress, Task
-from mcp_pools.pool import LivePool, LiveTask
+from mcp_pools.pool import LivePool, LiveTask, ProgressReport
+from mcp_pools.present import metrics_view, part_of, task_view
 from mcp_pools.registry import Registry
 from mcp_pools.routing import Fleet
 from mcp_pools.settings import Settings, working_directory_defaults
 from mcp_pools.states import TERMINAL, Verdict, judge, step
 from mcp_pools.store import Accept, EventRow, Prune, PutAffinity, RequestCancel, Store, TaskRow, Update
-from mcp_pools.present import metrics_view, part_of, task_view
 
 if TYPE_CHECKING:
     from mcp_pools.adapter import AdapterEvent
@@ -91,7 +91,7 @@ class Router:
         self.caller = Caller(cwd=os.getcwd())
         self.accepted: list[str] = []
         """Ids of the tasks accepted through this view of the router."""
-        self._report: Callable[[Progress], None] | None = None
+        self._report: ProgressReport | None = None
         self._live: dict[str, LiveTask] = {}
         self._rng = random.Random(os.urandom(8))  # noqa: S311 - spreads load, guards nothing
         self._background: set[asyncio.Task[None]] = set()
@@ -100,7 +100,7 @@ class Router:
         self._closing = False
         registry.sink = self._heard
 
-    def bound(self, caller: Caller | None = None, progress: Callable[[Progress], None] | None = None) -> Router:
+    def bound(self, caller: Caller | None = None, progress: ProgressReport | None = None) -> Router:
         """The same router on behalf of `caller`; `progress` hears how far awaited tasks are."""
         view = copy.copy(self)
         view.caller = caller or self.caller
@@ -256,7 +256,9 @@ class Router:
         """Let a kept task wait for a slot, from its `not_before` on."""
         delay = (live.row.not_before or 0.0) - time.time()
         if live.cancelling:
-            self._finish(pool, live, Verdict("cancel"), Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+            self._finish(
+                pool, live, Verdict("cancel"), Ended(live.row.attempt_id, "cancelled", message="Cancelled.")
+            )
         elif delay > 0:
             asyncio.get_running_loop().call_later(delay, self._due, live)
         else:
@@ -279,7 +281,9 @@ class Router:
                     continue
                 self._take(pool, live, slot)
                 row = live.row
-                event = EventRow(at=row.started_at or 0.0, kind="task.started", pool=row.pool, task_id=row.task_id)
+                event = EventRow(
+                    at=row.started_at or 0.0, kind="task.started", pool=row.pool, task_id=row.task_id
+                )
                 self._commit(Update(row, row.launch - 1, event), partial(self._launch, pool, live))
         self.registry.loaded(pool)
 
@@ -328,7 +332,7 @@ class Router:
         elif isinstance(event, Progressed):
             live.progress = Progress(done=event.done, total=event.total, message=event.message)
             for listener in live.listeners:
-                listener(live.progress)
+                listener(event.done, event.total, event.message)
 
     def _ended(self, pool: LivePool, ended: Ended) -> None:
         """An attempt is over: judge it, keep the verdict, use its slot."""
@@ -370,7 +374,9 @@ class Router:
         row.error = error_bytes(ended)
         to = pool if row.pinned or row.strategy == "affinity" else self._elsewhere(pool, row)
         row.pool, row.pool_type, row.worker = to.name, to.row.spec.type, None
-        event = EventRow(at=time.time(), kind="task.retried", pool=row.pool, task_id=row.task_id, data={"code": ended.code})
+        event = EventRow(
+            at=time.time(), kind="task.retried", pool=row.pool, task_id=row.task_id, data={"code": ended.code}
+        )
         self._commit(Update(row, row.launch, event), partial(self._enqueue, to, live))
 
     def _elsewhere(self, pool: LivePool, row: TaskRow) -> LivePool:
@@ -544,7 +550,9 @@ class Router:
             if live.launched:
                 await pool.adapter.cancel(row.attempt_id)
         elif pool.queue.remove(row.task_id) is not None or (row.not_before or 0.0) > time.time():
-            self._finish(pool, live, Verdict("cancel"), Ended(row.attempt_id, "cancelled", message="Cancelled."))
+            self._finish(
+                pool, live, Verdict("cancel"), Ended(row.attempt_id, "cancelled", message="Cancelled.")
+            )
             self.registry.loaded(pool)
 
     # Pools.
@@ -607,7 +615,9 @@ class Router:
             return
         if pool.queue.remove(row.task_id) is not None:
             row.pool, row.pool_type = to.name, to.row.spec.type
-            event = EventRow(at=time.time(), kind="task.moved", pool=to.name, task_id=row.task_id, data={"from": pool.name})
+            event = EventRow(
+                at=time.time(), kind="task.moved", pool=to.name, task_id=row.task_id, data={"from": pool.name}
+            )
             self._commit(Update(row, row.launch, event), partial(self._enqueue, to, live))
 
     async def health(self, name: str | None = None) -> HealthReport:

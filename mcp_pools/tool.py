@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from mcp_pools.errors import PoolsError, explain, nearest
 
@@ -118,7 +118,8 @@ class Tool:
     @cached_property
     def output_schema(self) -> dict[str, Any]:
         """JSON schema of the result."""
-        schema: dict[str, Any] = slim(self.result.json_schema(), nulls=True)
+        whole = self.result.json_schema()
+        schema: dict[str, Any] = brief(whole, whole.get("$defs", {}))
         return schema
 
     async def invoke(self, router: Router, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -183,21 +184,21 @@ def tool(
     return mark
 
 
-def slim(schema: Any, nulls: bool = False) -> Any:
-    """Say a schema in fewer words: no generated titles, no null defaults, and an optional
-    type as `["string", "null"]` or, without `nulls`, as the type alone.
+def slim(schema: Any) -> Any:
+    """Say an input's schema in fewer words: no generated titles, no null defaults, and of an
+    optional type only the type, for leaving it out says the same as null.
     """
     if isinstance(schema, list):
-        return [slim(each, nulls) for each in schema]
+        return [slim(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     kept = {key: value for key, value in schema.items() if not _is_noise(key, value)}
     if {"type": "null"} in kept.get("anyOf", ()):
-        kept = _without_null(kept, nulls)
+        kept = _without_null(kept)
     return {
-        key: {name: slim(each, nulls) for name, each in value.items()}
+        key: {name: slim(each) for name, each in value.items()}
         if key in ("properties", "$defs")
-        else slim(value, nulls)
+        else slim(value)
         for key, value in kept.items()
     }
 
@@ -206,11 +207,42 @@ def _is_noise(key: str, value: Any) -> bool:
     return (key == "title" and isinstance(value, str)) or (key == "default" and value is None)
 
 
-def _without_null(schema: dict[str, Any], nulls: bool) -> dict[str, Any]:
-    options = schema.pop("anyOf")
-    rest = [option for option in options if option != {"type": "null"}]
-    if nulls and len(rest) == 1 and isinstance(rest[0].get("type"), str):
-        return {**rest[0], "type": [rest[0]["type"], "null"], **schema}
-    if nulls:
-        return {"anyOf": options, **schema}
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    rest = [option for option in schema.pop("anyOf") if option != {"type": "null"}]
     return {**(rest[0] if len(rest) == 1 else {"anyOf": rest}), **schema}
+
+
+def brief(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """Say a result's schema in fewer words, and so that it is checked quickly.
+
+    Clients check every result against it, and following references or trying alternatives
+    is what takes them long: definitions are put where they are used (none may be recursive)
+    and an optional type is one type with null. Defaults and descriptions of classes go.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return brief(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+    kept = {key: schema[key] for key in schema if key in _TELLING and schema[key] is not True}
+    if "enum" in kept:
+        kept.pop("type", None)
+    if "properties" in kept:
+        kept["properties"] = {name: brief(each, definitions) for name, each in kept["properties"].items()}
+    for key in kept.keys() & {"items", "additionalProperties"}:
+        kept[key] = brief(kept[key], definitions)
+    if "anyOf" in kept:
+        kept = _with_null([brief(each, definitions) for each in kept.pop("anyOf")])
+    return kept
+
+
+_TELLING: Final = frozenset(
+    {"type", "enum", "const", "format", "properties", "required", "items", "additionalProperties", "anyOf"}
+)
+"""The keywords of a result's schema that say something about the result."""
+
+
+def _with_null(options: list[dict[str, Any]]) -> dict[str, Any]:
+    rest = [option for option in options if option != {"type": "null"}]
+    if len(rest) == 1 and isinstance(rest[0].get("type"), str):
+        return {**rest[0], "type": [rest[0]["type"], "null"]}
+    return {"anyOf": options}

@@ -1,0 +1,53 @@
+"""What clients see of each tool, kept in files: a change shows in review.
+
+Set MCP_POOLS_UPDATE_SNAPSHOTS=1 to write the files anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from mcp_pools.tool import TOOLS
+
+SNAPSHOTS = Path(__file__).parent / "snapshots" / "tools"
+UPDATE = os.environ.get("MCP_POOLS_UPDATE_SNAPSHOTS") == "1"
+TOKENS = 6_000
+KEYS = ("name", "title", "description", "annotations", "inputSchema", "outputSchema")
+
+
+@pytest.fixture
+async def listing(connect: Any) -> list[dict[str, Any]]:
+    """The tools as they go over the wire."""
+    async with connect() as client:
+        listed = (await client.list_tools()).tools
+    return [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in listed]
+
+
+@pytest.mark.anyio
+async def test_every_tool_matches_its_snapshot(listing: list[dict[str, Any]]) -> None:
+    """In both eras; a tool that went leaves no file behind."""
+    for each in listing:
+        shown = {key: each[key] for key in KEYS}
+        assert shown == each
+        snapshot = anyio.Path(SNAPSHOTS / f"{each['name']}.json")
+        if UPDATE:
+            await snapshot.write_text(
+                json.dumps(shown, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+        assert json.loads(await snapshot.read_text(encoding="utf-8")) == shown, "see this module's docstring"
+    stale = {path.stem for path in SNAPSHOTS.glob("*.json")} - set(TOOLS)
+    assert not stale, f"no tools any more: {stale}"
+
+
+@pytest.mark.anyio
+async def test_the_listing_leaves_the_model_room(listing: list[dict[str, Any]]) -> None:
+    """Every client pays for the listing in every conversation."""
+    size = len(json.dumps({"tools": listing}, ensure_ascii=False, separators=(",", ":")))
+    print(f"{len(listing)} tools: {size} characters, about {size // 4} tokens")
+    assert size / 4 <= TOKENS
