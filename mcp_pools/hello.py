@@ -168,7 +168,7 @@ def read_line(door: socket.socket, longest: int) -> bytes:
 
 def _working_directory() -> str:
     try:
-        return os.getcwd()  # noqa: PTH109  a string, as it travels
+        return os.getcwd()
     except FileNotFoundError:
         return "/"
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mcp_pools.adapter import Launch
+from mcp_pools.adapter import Ended, Launch
 from mcp_pools.errors import PoolsError, explain, nearest
 from mcp_pools.models import Caller
 from mcp_pools.policy import Judge, default_roots
@@ -108,7 +108,7 @@ class Intake:
         roots: tuple[str, ...] = ()
         if kind.check is not None:
             allow = self._settings.allow
-            home = os.path.expanduser("~")  # noqa: PTH111
+            home = os.path.expanduser("~")
             judge = Judge(
                 allow, default_roots(caller.cwd, home) if allow.roots is None else allow.roots, caller.cwd
             )
@@ -136,7 +136,7 @@ class Intake:
                 )
                 raise PoolsError("not_allowed", f"There is no secret {name!r} in the configuration.", hint)
 
-    def launch(self, row: TaskRow) -> Launch:
+    def launch(self, row: TaskRow, payload: bytes) -> Launch:
         """The launch of a task that is kept as running."""
         return Launch(
             attempt_id=row.attempt_id,
@@ -144,7 +144,7 @@ class Intake:
             attempt=row.attempt,
             task_type=row.task_type,
             handler=self._type(row.task_type).handler,
-            payload=row.payload,
+            payload=payload,
             timeout=row.timeout,
             cwd=row.cwd,
             roots=row.roots,
@@ -154,21 +154,29 @@ class Intake:
         )
 
     def needs_secrets(self, row: TaskRow) -> bool:
-        """Whether a launch must be filled before it goes out."""
+        """Whether a payload must be filled before it goes out."""
         return _REFERENCE in row.payload
 
-    async def filled(self, launch: Launch) -> Launch:
-        """The launch with its secrets read now; they are in no store and no log."""
+    async def filled(self, payload: bytes) -> bytes:
+        """The payload with its secrets, read now; they are in no store and no log."""
         sources = {
             name: source.model_dump(exclude_none=True, mode="json")
             for name, source in self._settings.secrets.items()
         }
 
         def fill() -> bytes:
-            payload = fill_secrets(json.loads(launch.payload), lambda name: read_secret(name, sources))
-            return json.dumps(payload).encode()
+            whole = fill_secrets(json.loads(payload), lambda name: read_secret(name, sources))
+            return json.dumps(whole).encode()
 
-        return replace(launch, payload=await asyncio.to_thread(fill))
+        return await asyncio.to_thread(fill)
+
+    def within_limits(self, ended: Ended) -> Ended:
+        """The end of an attempt, unless its result is larger than results may be."""
+        size, limit = len(ended.result or b""), self._settings.max_result_bytes
+        if size <= limit:
+            return ended
+        message = f"The result has {size} bytes; max_result_bytes is {limit}. Write it to a file instead."
+        return replace(ended, code="result_too_large", result=None, message=message)
 
 
 def validated(kind: TaskType, payload: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ Rules of this file:
 - Workers import this file, so what only some judgements need is imported by them.
 """
 
-# ruff: noqa: PTH111, PTH117, PTH118, PTH119, PTH120
 # Paths are strings here, as in payloads and in the resolvers.
 
 from __future__ import annotations

@@ -61,6 +61,12 @@ class LiveTask:
         if len(self.printed) > OUTPUT_BYTES:
             del self.printed[:-OUTPUT_BYTES]
 
+    def add_progress(self, progress: Progress) -> None:
+        """Keep the latest word on how far it is, and pass it on."""
+        self.progress = progress
+        for listener in self.listeners:
+            listener(progress.done, progress.total, progress.message)
+
     @property
     def output(self) -> str | None:
         """What it printed, as text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -15,9 +16,10 @@ from mcp_pools import plugins
 from mcp_pools.adapter import AdapterEvent, Launch, Surroundings
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.home import Home
-from mcp_pools.models import PoolSpec
+from mcp_pools.models import Health, HealthReport, Pool, PoolDetail, PoolList, PoolSpec
 from mcp_pools.policy import child_environment
 from mcp_pools.pool import LivePool
+from mcp_pools.present import metrics_view
 from mcp_pools.routing import Fleet
 from mcp_pools.store import EventRow, PoolRow, PutPool
 from mcp_pools.stores.sqlite import SqliteStore
@@ -67,15 +69,26 @@ class Registry:
             if held is not None:
                 os.close(held)
 
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[None]:
+        """Look at the store alone: the pools are known, none is open."""
+        try:
+            await self.store.open(read_only=True)
+            await self.load((), keep=False)
+            yield
+        finally:
+            await self.store.close()
+
     # Which pools there are.
 
-    async def load(self, in_use: Iterable[str]) -> None:
+    async def load(self, in_use: Iterable[str], *, keep: bool = True) -> None:
         """Know every pool: configured ones, stored ones, and those that tasks still speak of."""
         kept = {row.spec.name: row for row in await self.store.pools()}
         for name, spec in self.settings.specs().items():
             row = self._configured(spec, kept.pop(name, None))
             self._know(row)
-            await self.store.commit(PutPool(row))
+            if keep:
+                await self.store.commit(PutPool(row))
         for row in kept.values():
             self._know(row).draining = row.configured or row.status == "draining"
         if not self._others():
@@ -126,6 +139,43 @@ class Registry:
             )
         return pool
 
+    # What the outside sees of them.
+
+    def view(self, pool: LivePool) -> Pool:
+        """A pool as it stands."""
+        return pool.view(self.task_types)
+
+    def list(self, *, active_only: bool = False, by_type: str | None = None) -> PoolList:
+        """All pools, or those that match, by name."""
+        wanted = plugins.ALIASES.get(by_type, by_type) if by_type else None
+        found = [
+            self.view(pool)
+            for _, pool in sorted(self.pools.items())
+            if wanted in (None, pool.row.spec.type)
+            and (not active_only or pool.status in ("running", "degraded", "starting"))
+        ]
+        return PoolList(pools=found, total=len(found))
+
+    async def detail(self, name: str) -> PoolDetail:
+        """One pool, whole."""
+        pool = self.pool(name)
+        workers = [*pool.adapter.workers] if pool.adapter else []
+        memory = sum(worker.memory_bytes or 0 for worker in workers)
+        view = self.view(pool)
+        fields = {name: getattr(view, name) for name in view.__dataclass_fields__}
+        metrics = metrics_view(await self.store.history(name), memory)
+        return PoolDetail(**fields, worker_rows=workers, metrics=metrics)
+
+    async def health(self, name: str | None = None) -> HealthReport:
+        """Check one pool or all of them, at the same time."""
+        pools = [self.pool(name)] if name else [pool for _, pool in sorted(self.pools.items())]
+        checked = await asyncio.gather(*(pool.check() for pool in pools))
+        for pool in pools:
+            self.loaded(pool)
+        return HealthReport(status=worst(each.status for each in checked), pools=checked)
+
+    # What routing knows.
+
     def loaded(self, pool: LivePool) -> None:
         """Tell routing how a pool stands now."""
         self.fleet.change(
@@ -140,7 +190,7 @@ class Registry:
     # Opening and closing.
 
     async def start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
-        """Open a pool's adapter, which takes up `orphans`. One that will not open is unhealthy, and says why."""
+        """Open a pool's adapter, which takes up `orphans`; one that will not open is unhealthy."""
         try:
             kind = plugins.adapter(pool.row.spec.type, self.settings.adapters)
             adapter = kind(pool.row.spec, self._surroundings(pool.name))
@@ -165,17 +215,35 @@ class Registry:
         """Open a new pool. The same definition again is the same pool; another one is a `conflict`."""
         spec = self._spec(name, type, min_workers, max_workers, rest)
         known = self.pools.get(name)
-        if known is not None and known.row.pool_id != IMPLIED:
+        if known is not None and not self.is_implied(known):
             return self._unchanged(known, spec)
         kind = plugins.adapter(spec.type, self.settings.adapters)
         kind(spec, self._surroundings(name))  # refuses a definition it cannot serve
-        if known is not None:
-            raise PoolsError("conflict", f"{name!r} is the pool there is by default.", "Choose another name.")
         row = PoolRow(pool_id=new_pool_id(), spec=spec, created_at=time.time())
         await self.store.commit(PutPool(row, EventRow(at=row.created_at, kind="pool.registered", pool=name)))
+        if known is not None and spec.type == known.row.spec.type:
+            return self._adopt(known, row)
         pool = self._know(row)
         await self.start(pool, ())
         return pool
+
+    def _adopt(self, pool: LivePool, row: PoolRow) -> LivePool:
+        """The implied pool gets a definition of its own, with its work and its workers."""
+        pool.row = row
+        pool.draining = False
+        if pool.adapter is not None:
+            pool.resize()
+        self.loaded(pool)
+        return pool
+
+    def is_implied(self, pool: LivePool) -> bool:
+        """Whether nobody configured or registered this pool."""
+        return pool.row.pool_id == IMPLIED
+
+    async def imply(self) -> None:
+        """Open the implied pool, if there is no other now."""
+        if not self._others() and IMPLIED not in self.pools:
+            await self.start(self._know(implied(self.settings)), ())
 
     def _spec(
         self, name: str, type: str, least: int | None, most: int | None, rest: dict[str, Any]
@@ -243,13 +311,19 @@ class Registry:
 
     async def _put(self, pool: LivePool, event: EventRow) -> None:
         """Keep a pool; the implied one is not kept, only what happened to it."""
-        if pool.row.pool_id != IMPLIED:
+        if not self.is_implied(pool):
             await self.store.commit(PutPool(pool.row, event))
 
     async def close_all(self) -> None:
         """End every adapter; the pools stay."""
         for pool in self.pools.values():
             await pool.scope.aclose()
+
+
+def worst(healths: Iterable[Health]) -> Health:
+    """The worst of them; of none, healthy."""
+    order: tuple[Health, ...] = ("healthy", "degraded", "unhealthy")
+    return max(healths, key=order.index, default="healthy")
 
 
 def implied(settings: Settings) -> PoolRow:

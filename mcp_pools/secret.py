@@ -3,7 +3,6 @@
 `read_secret` is the one function here that reads anything, and its readers are arguments.
 """
 
-# ruff: noqa: PTH111
 # Paths are strings here, as in the configuration.
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mcp_pools import wire
@@ -255,7 +255,7 @@ class Running:
         self.attempt: int = facts["attempt"]
         self.cwd: str = facts["cwd"]
         self.roots: tuple[str, ...] = tuple(facts["roots"])
-        self.env: dict[str, str] = {
+        self.env: Mapping[str, str] = {
             **os.environ,
             "MCP_POOLS_DEPTH": str(facts["depth"] + 1),
             "MCP_POOLS_ATTEMPT": self.attempt_id,

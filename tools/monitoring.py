@@ -23,4 +23,4 @@ async def pool_health(
     pool: Annotated[str | None, "Check only this pool; none checks all of them at once."] = None,
 ) -> HealthReport:
     """Check whether the pools are well, all at the same time; each answer says why when one is not."""
-    return await router.health(pool)
+    return await router.registry.health(pool)

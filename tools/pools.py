@@ -25,7 +25,7 @@ async def pool_list(
 
     Start here to see where work can go; `pool_get` shows one pool with its workers.
     """
-    return await router.list_pools(active_only=active_only, by_type=by_type)
+    return router.registry.list(active_only=active_only, by_type=by_type)
 
 
 @tool(
@@ -33,7 +33,7 @@ async def pool_list(
 )
 async def pool_get(router: Router, name: Name) -> PoolDetail:
     """Show one pool: each worker, and how long its tasks took."""
-    return await router.get_pool(name)
+    return await router.registry.detail(name)
 
 
 @tool(
@@ -66,7 +66,7 @@ async def pool_register(
     Registering the same definition again changes nothing; another definition under a
     name in use is a conflict.
     """
-    return await router.register_pool(
+    return await router.register(
         name=name,
         type=type,
         min_workers=min_workers,
@@ -102,7 +102,7 @@ async def pool_scale(
 
     Busy workers above the new size finish their task first.
     """
-    return await router.scale_pool(name, None if workers == "auto" else workers)
+    return await router.scale(name, None if workers == "auto" else workers)
 
 
 @tool(
@@ -124,4 +124,4 @@ async def pool_close(
 
     Queued tasks that no other pool may run are cancelled.
     """
-    return await router.close_pool(name, force=force, drain_timeout=drain_timeout)
+    return await router.close(name, force=force, drain_timeout=drain_timeout)

@@ -64,14 +64,25 @@ class SqliteStore:
         self._path = path
         self._sync = sync
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._read: sqlite3.Connection
+        self._write: sqlite3.Connection
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._writer: threading.Thread | None = None
         self.commits = 0
         """Transactions so far: with one sync each, the syncs."""
 
-    async def open(self) -> None:
+    async def open(self, *, read_only: bool = False) -> None:
+        """See `Store.open`. `read_only` takes nothing over and changes nothing, not even a missing file."""
         self._loop = asyncio.get_running_loop()
-        await self._loop.run_in_executor(self._reader, self._open)
+        await self._loop.run_in_executor(self._reader, self._look if read_only else self._open)
+
+    def _look(self) -> None:
+        with refusals(self._path):
+            if self._path.exists():
+                self._read = sql.connect(self._path, self._sync, read_only=True)
+            else:
+                self._read = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                sql.migrate(self._read, self._path)
 
     def _open(self) -> None:
         with refusals(self._path):
@@ -84,16 +95,16 @@ class SqliteStore:
         self._writer.start()
 
     async def close(self) -> None:
-        if self._writer is not None:
-            self._jobs.put(None)
-            await self._loop.run_in_executor(self._reader, self._close)
+        self._jobs.put(None)
+        await asyncio.get_running_loop().run_in_executor(self._reader, self._close)
         self._reader.shutdown()
 
     def _close(self) -> None:
-        assert self._writer is not None
-        self._writer.join()
-        self._read.close()
-        self._write.close()
+        if self._writer is not None:
+            self._writer.join()
+        for name in ("_read", "_write"):
+            if (db := self.__dict__.get(name)) is not None:
+                db.close()
 
     # Changes: on the event loop's thread up to the queue, on the writer's after it.
 
@@ -245,6 +256,16 @@ class SqliteStore:
             (cursor, EventRow(at=at, kind=kind, pool=pool, task_id=task_id, data=json.loads(data)))
             for cursor, at, kind, pool, task_id, data in rows
         ]
+
+
+def needs_owner(path: Path) -> bool:
+    """Whether a store holds work that has not ended, or must be migrated before it can be read."""
+    if not path.exists():
+        return False
+    with refusals(path), contextlib.closing(sql.connect(path, "full", read_only=True)) as db:
+        if db.execute("PRAGMA user_version").fetchone()[0] != len(sql.migrations()):
+            return True
+        return db.execute("SELECT 1 FROM tasks WHERE finished_at IS NULL LIMIT 1").fetchone() is not None
 
 
 class _Refused(Exception):

@@ -5,7 +5,6 @@ directories) is a row with an `error`, never a failure: the rest of a repository
 counts. Rows come in a stable order, sorted by path.
 """
 
-# ruff: noqa: PTH118, PTH119
 # Thousands of paths go through here, and building Path objects for each costs more than the walk.
 
 from __future__ import annotations
@@ -73,9 +72,9 @@ def _analyze(path: str, patterns: Sequence[str] | None, context: Context) -> dic
             f"The path {path!r} is outside the allowed directories.",
             "Add its directory to allow.roots in the configuration file.",
         )
-    if not os.path.exists(path):  # noqa: PTH110
+    if not os.path.exists(path):
         raise PoolsError("task_error", f"The path {path!r} does not exist.", "Correct the path.")
-    if os.path.isdir(path):  # noqa: PTH112
+    if os.path.isdir(path):
         base, names = path, sorted(_matching(path, patterns))
     else:
         base = context.cwd if inside(path, [os.path.realpath(context.cwd)]) else "/"
@@ -120,7 +119,7 @@ def _skipped(parent: str, folder: str) -> bool:
 
 
 def _holds(folder: str, name: str) -> bool:
-    return os.path.exists(os.path.join(folder, name))  # noqa: PTH110
+    return os.path.exists(os.path.join(folder, name))
 
 
 def _wanted(patterns: Sequence[str] | None) -> Callable[[str], bool]:

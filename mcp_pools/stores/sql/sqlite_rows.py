@@ -70,8 +70,6 @@ def one_at_a_time(sql: str) -> Statement:
     return statement
 
 
-POOL_COLUMNS: Final = ("name", "pool_id", "spec", "status", "fixed_workers", "configured", "created_at")
-
 STATEMENTS: Final[dict[str, Statement]] = {
     "payload": insert("payloads", ("task_id", "payload"), "ON CONFLICT DO NOTHING"),
     "accept": insert("tasks", ("epoch", *FIXED, *CHANGING, "payload"), "ON CONFLICT DO NOTHING"),
@@ -80,7 +78,8 @@ STATEMENTS: Final[dict[str, Statement]] = {
     ),
     "update": update,
     "pool": one_at_a_time(
-        f"INSERT OR REPLACE INTO pools ({', '.join(POOL_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        "INSERT OR REPLACE INTO pools (name, pool_id, spec, status, fixed_workers, configured, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)"
     ),
     "affinity": one_at_a_time("INSERT OR REPLACE INTO affinities VALUES (?, ?)"),
     "prune": one_at_a_time("DELETE FROM tasks WHERE finished_at < ?"),
@@ -134,7 +133,7 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
     if version > len(migrations()):
         raise PoolsError(
             "conflict",
-            f"{path} was written by a newer mcp-pools (schema {version}; this one knows {len(migrations())}).",
+            f"{path} is of a newer mcp-pools (schema {version}; this one knows {len(migrations())}).",
             "Upgrade mcp-pools, or set MCP_POOLS_HOME to another directory.",
         )
     for number, script in enumerate(migrations()[version:], version + 1):

@@ -1,0 +1,91 @@
+"""Handing changes to the store until it says what became of them.
+
+A store may fail, or fail to answer although the change landed. Handing the same change
+over again is safe (`mcp_pools.store`), so that is all that is ever done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_pools.errors import PoolsError
+from mcp_pools.store import Change, Store, Update
+
+
+@dataclass(slots=True)
+class Counters:
+    """What is counted since the router opened."""
+
+    fenced_writes: int = 0
+    """Words of an older launch, or about a task that had ended: dropped."""
+    retries: int = 0
+    store_errors: int = 0
+
+
+class Commits:
+    """The way to the store.
+
+    `overruled` is told of a task whose update the store refused: somebody else ended it.
+    """
+
+    def __init__(self, store: Store, overruled: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+        self._store = store
+        self._overruled = overruled
+        self._background: set[asyncio.Task[None]] = set()
+        self.counters = Counters()
+
+    def after(self, change: Update, then: Callable[[], None]) -> None:
+        """Hand a task's change over and, once it is on disk, call `then` on the event loop."""
+
+        def answered(future: asyncio.Future[bool]) -> None:
+            if future.cancelled():
+                return
+            if future.exception() is not None:
+                self.spawn(self._insist(change, then))
+            else:
+                self._told(change, then, future.result())
+
+        self._store.commit(change).add_done_callback(answered)
+
+    async def _insist(self, change: Update, then: Callable[[], None]) -> None:
+        self._told(change, then, await self.landed(change, patience=float("inf")))
+
+    def _told(self, change: Update, then: Callable[[], None], kept: bool) -> None:
+        if kept:
+            then()
+        else:
+            self.counters.fenced_writes += 1
+            self.spawn(self._overruled(change.row.task_id))
+
+    async def landed(self, change: Change, patience: float = 2.0) -> bool:
+        """Hand a change over until it is answered; after `patience` seconds of errors, raise the last."""
+        delay, deadline = 0.05, time.monotonic() + patience
+        while True:
+            try:
+                return await self._store.commit(change)
+            except (PoolsError, OSError):
+                self.counters.store_errors += 1
+                if time.monotonic() + delay > deadline:
+                    raise
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+
+    def unwatched(self, change: Change) -> None:
+        """Hand over what may also get lost: a hint, a cleaning."""
+        self._store.commit(change).add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the rest; it ends with the router."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def end(self) -> None:
+        """End what was spawned."""
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)

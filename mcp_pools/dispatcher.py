@@ -1,0 +1,333 @@
+"""One task's life, from the moment it is accepted to the moment its end is on disk.
+
+`accept` → **commit queued** → `_dispatch` when a slot is free → **commit running** →
+`_launch` → `heard` → `_ended` → **commit the end**, fenced → whoever waits wakes. When a
+slot is free at once, accepting and starting share one commit.
+
+1. Nothing is launched that is not on disk as running.
+2. One change of a task is under way at a time; the next follows when it has landed.
+3. What an older launch still says is counted and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Returned, Slot, Started
+from mcp_pools.commits import Commits
+from mcp_pools.errors import PoolsError
+from mcp_pools.models import Progress
+from mcp_pools.pool import LivePool, LiveTask
+from mcp_pools.states import Verdict, judge, step
+from mcp_pools.store import Accept, EventRow, PutAffinity, TaskRow, Update
+
+if TYPE_CHECKING:
+    from mcp_pools.adapter import AdapterEvent
+    from mcp_pools.intake import Intake
+    from mcp_pools.registry import Registry
+
+
+class Dispatcher:
+    """Moves tasks through their lives. `tasks` are those that have not ended, by id."""
+
+    def __init__(self, registry: Registry, intake: Intake, rng: random.Random) -> None:
+        self.tasks: dict[str, LiveTask] = {}
+        self.commits = Commits(registry.store, self._overruled)
+        self._registry = registry
+        self._intake = intake
+        self._rng = rng
+        self._early: list[tuple[LivePool, AdapterEvent]] | None = []
+        self._stopped = False
+        registry.sink = self.heard
+
+    # Accepted: a pool is chosen, the task is kept.
+
+    def choose(self, row: TaskRow) -> LivePool:
+        """The pool that should take a task; raises `PoolsError` when none may."""
+        fleet, key = self._registry.fleet, row.affinity_key
+        affine = row.strategy == "affinity" and key is not None
+        known = affine and fleet.home(key or "") is not None
+        chosen = fleet.choose(
+            row.strategy,
+            task_type=row.task_type,
+            rng=self._rng,
+            selector=row.selector,
+            affinity_key=key,
+            avoid=row.pool if row.attempt else None,
+        )
+        if affine and not known:
+            self.commits.unwatched(PutAffinity(key or "", fleet.home(key or "") or chosen))
+        return self._registry.pools[chosen]
+
+    async def accept(self, row: TaskRow, pool: LivePool) -> LiveTask | None:
+        """Keep a new task, and return once it is on disk. `None`: its idempotency key is taken."""
+        live = LiveTask(row)
+        row.pool, row.pool_type = pool.name, pool.row.spec.type
+        slots = self._slot_at_once(pool, row)
+        if slots:
+            self._take(pool, live, slots[0])
+        self.tasks[row.task_id] = live
+        kind = "task.started" if slots else "task.queued"
+        event = EventRow(at=row.created_at, kind=kind, pool=row.pool, task_id=row.task_id)
+        try:
+            kept = await self.commits.landed(Accept(row, event))
+        except BaseException:
+            self._drop(pool, live)
+            raise
+        if not kept:
+            self._drop(pool, live)
+            return None
+        if slots:
+            self._launch(pool, live)
+        else:
+            self.enqueue(pool, live)
+        return live
+
+    def _slot_at_once(self, pool: LivePool, row: TaskRow) -> Sequence[Slot]:
+        """A free slot for a new task, if nothing waits before it."""
+        return () if pool.adapter is None or len(pool.queue) else pool.adapter.reserve(1)
+
+    def _drop(self, pool: LivePool, live: LiveTask) -> None:
+        """Forget a task that was not kept."""
+        self.tasks.pop(live.task_id, None)
+        if live.slot is not None:
+            live.slot.give_back()
+            pool.running.pop(live.row.attempt_id, None)
+            self._freed(pool)
+
+    # Queued: it waits for a slot.
+
+    def enqueue(self, pool: LivePool, live: LiveTask) -> None:
+        """Let a kept task wait for a slot, from its `not_before` on."""
+        delay = (live.row.not_before or 0.0) - time.time()
+        if live.cancelling:
+            self._cancelled(pool, live)
+        elif delay > 0:
+            asyncio.get_running_loop().call_later(delay, self._due, live)
+        elif pool.draining:
+            self.rehome(pool, live)
+        else:
+            pool.queue.push(live)
+            self.dispatch(pool)
+
+    def _due(self, live: LiveTask) -> None:
+        pool = self._registry.pools.get(live.row.pool or "")
+        if live.row.status != "queued" or live.task_id not in self.tasks or self._stopped:
+            return
+        if pool is None:
+            self.rehome(None, live)
+        else:
+            self.enqueue(pool, live)
+
+    def rehome(self, pool: LivePool | None, live: LiveTask) -> None:
+        """Move a queued task off a pool that closes; it ends when no other pool may run it."""
+        row = live.row
+        try:
+            if row.pinned:
+                raise PoolsError("unsupported", f"It was pinned to pool {row.pool!r}, which has closed.")
+            to = self.choose(row)
+        except PoolsError as none:
+            self._finish(live, Verdict("cancel"), Ended(row.attempt_id, "cancelled", message=none.message))
+            return
+        event = EventRow(at=time.time(), kind="task.moved", pool=to.name, task_id=row.task_id)
+        event.data = {"from": row.pool}
+        row.pool, row.pool_type = to.name, to.row.spec.type
+        self.commits.after(Update(row, row.launch, event), partial(self.enqueue, to, live))
+
+    def dispatch(self, pool: LivePool) -> None:
+        """Give the best queued tasks the slots that are free."""
+        if pool.adapter is not None and len(pool.queue) and not self._stopped:
+            for slot in pool.adapter.reserve(len(pool.queue)):
+                live = pool.queue.pop()
+                if live is None:
+                    slot.give_back()
+                    continue
+                self._take(pool, live, slot)
+                row = live.row
+                event = EventRow(at=time.time(), kind="task.started", pool=row.pool, task_id=row.task_id)
+                self.commits.after(Update(row, row.launch - 1, event), partial(self._launch, pool, live))
+        self._registry.loaded(pool)
+
+    # Running: committed, launched, heard of.
+
+    def _take(self, pool: LivePool, live: LiveTask, slot: Slot) -> None:
+        """Make a queued task a running one, in memory; whoever calls commits it."""
+        row = live.row
+        row.status = step(row.task_id, row.status, "start")
+        row.attempt += 1
+        row.launch += 1
+        row.seq, row.worker, row.not_before = slot.seq, slot.worker, None
+        row.started_at = time.time()
+        live.slot, live.launched = slot, False
+        pool.running[row.attempt_id] = live
+        self._registry.loaded(pool)
+
+    def _launch(self, pool: LivePool, live: LiveTask) -> None:
+        """The task is on disk as running: run it, unless somebody has changed their mind."""
+        if live.cancelling:
+            self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+        elif self._intake.needs_secrets(live.row):
+            self.commits.spawn(self._launch_filled(pool, live))
+        else:
+            self._hand_over(pool, live, live.row.payload)
+
+    async def _launch_filled(self, pool: LivePool, live: LiveTask) -> None:
+        try:
+            payload = await self._intake.filled(live.row.payload)
+        except PoolsError as error:
+            self._called_off(pool, live, Ended(live.row.attempt_id, error.code, message=str(error)))
+            return
+        self._hand_over(pool, live, payload)
+
+    def _hand_over(self, pool: LivePool, live: LiveTask, payload: bytes) -> None:
+        assert pool.adapter is not None
+        live.launched, live.slot = True, None
+        pool.adapter.launch((self._intake.launch(live.row, payload),))
+
+    def _called_off(self, pool: LivePool, live: LiveTask, ended: Ended) -> None:
+        """End a running task that was never handed over."""
+        if live.slot is not None:
+            live.slot.give_back()
+            live.slot = None
+        self._ended(pool, ended)
+
+    def heard(self, pool: LivePool, event: AdapterEvent) -> None:
+        """What an adapter says of a launch, or of itself."""
+        if self._early is not None:
+            self._early.append((pool, event))
+        elif isinstance(event, Ended):
+            self._ended(pool, event)
+        elif isinstance(event, Changed):
+            self.dispatch(pool)
+        elif (live := pool.running.get(event.attempt_id)) is None:
+            self.commits.counters.fenced_writes += 1
+        elif isinstance(event, Started):
+            live.row.started_at = event.at
+        elif isinstance(event, Printed):
+            live.add_output(event.data)
+        elif isinstance(event, Progressed):
+            live.add_progress(Progress(done=event.done, total=event.total, message=event.message))
+        elif isinstance(event, Returned):
+            self._returned(pool, live)
+
+    def listen(self) -> None:
+        """All pools are open: take in what their adapters have said so far."""
+        early, self._early = self._early or [], None
+        for pool, event in early:
+            self.heard(pool, event)
+
+    # Ended: judged, kept.
+
+    def _ended(self, pool: LivePool, ended: Ended) -> None:
+        live = pool.running.pop(ended.attempt_id, None)
+        if live is None:
+            self.commits.counters.fenced_writes += 1
+            return
+        ended = self._intake.within_limits(ended)
+        verdict = judge(
+            ended.code,
+            attempt=live.row.attempt,
+            max_attempts=live.row.max_attempts,
+            cancelling=live.cancelling,
+            jitter=self._rng.random(),
+        )
+        if verdict.move == "retry":
+            self._retry(pool, live, verdict.delay, ended)
+        else:
+            self._finish(live, verdict, ended)
+        self._freed(pool)
+
+    def _freed(self, pool: LivePool) -> None:
+        self.dispatch(pool)
+        if not pool.running:
+            pool.emptied.set()
+
+    def _retry(self, pool: LivePool, live: LiveTask, delay: float, ended: Ended) -> None:
+        """Another attempt, elsewhere if it may."""
+        row = live.row
+        self.commits.counters.retries += 1
+        row.status = step(row.task_id, row.status, "retry")
+        row.not_before = time.time() + delay if delay else None
+        row.error = error_bytes(ended)
+        if not row.pinned and row.strategy != "affinity":
+            pool = self._elsewhere(pool, row)
+        row.pool, row.pool_type, row.worker, row.started_at = pool.name, pool.row.spec.type, None, None
+        event = EventRow(at=time.time(), kind="task.retried", pool=row.pool, task_id=row.task_id)
+        event.data = {"code": ended.code, "attempt": row.attempt}
+        self.commits.after(Update(row, row.launch, event), partial(self.enqueue, pool, live))
+
+    def _elsewhere(self, pool: LivePool, row: TaskRow) -> LivePool:
+        try:
+            return self.choose(row)
+        except PoolsError:
+            return pool
+
+    def _returned(self, pool: LivePool, live: LiveTask) -> None:
+        """A launch that never started goes back, its attempt unused."""
+        row = live.row
+        del pool.running[row.attempt_id]
+        row.status = step(row.task_id, row.status, "return")
+        row.attempt -= 1
+        row.worker = row.started_at = None
+        self.commits.after(Update(row, row.launch), partial(self.enqueue, pool, live))
+        self._freed(pool)
+
+    def _finish(self, live: LiveTask, verdict: Verdict, ended: Ended) -> None:
+        row = live.row
+        row.status = step(row.task_id, row.status, verdict.move)
+        row.finished_at = time.time()
+        row.result = ended.result
+        row.error = None if ended.code is None else error_bytes(ended)
+        row.output_tail = live.output
+        row.progress = json.dumps(asdict(live.progress)).encode() if live.progress else None
+        event = EventRow(at=row.finished_at, kind=f"task.{row.status}", pool=row.pool, task_id=row.task_id)
+        self.commits.after(Update(row, row.launch, event), partial(self._finished, live))
+
+    def _finished(self, live: LiveTask) -> None:
+        self.tasks.pop(live.task_id, None)
+        live.wake()
+
+    async def _overruled(self, task_id: str) -> None:
+        """The store knows better how this task stands: it is not ours any more."""
+        live = self.tasks.pop(task_id, None)
+        kept = await self._registry.store.task(task_id)
+        if live is not None and kept is not None:
+            live.row = replace(kept)
+            live.wake()
+
+    # Cancelled.
+
+    async def cancel(self, live: LiveTask) -> None:
+        """Stop a task whose cancelling is on disk, wherever it is now; its end follows."""
+        row = live.row
+        pool = self._registry.pools.get(row.pool or "")
+        if live.task_id not in self.tasks or pool is None or pool.adapter is None:
+            return
+        if row.status == "running" and live.launched:
+            await pool.adapter.cancel(row.attempt_id)
+        elif row.status == "queued" and (
+            pool.queue.remove(row.task_id) is not None or (row.not_before or 0.0) > time.time()
+        ):
+            self._cancelled(pool, live)
+
+    def _cancelled(self, pool: LivePool, live: LiveTask) -> None:
+        self._finish(live, Verdict("cancel"), Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+        self._registry.loaded(pool)
+
+    async def stop(self) -> None:
+        """Dispatch nothing more."""
+        self._stopped = True
+        await self.commits.end()
+
+
+def error_bytes(ended: Ended) -> bytes:
+    """Why an attempt failed, as it is kept."""
+    kept = {"code": ended.code, "message": ended.message, "retryable": ended.retryable}
+    return json.dumps({**kept, "details": ended.details}).encode()
