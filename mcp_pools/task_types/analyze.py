@@ -29,11 +29,9 @@ Row = dict[str, Any]
 MAX_SOURCE_BYTES = 4 * 1024 * 1024
 """Larger files are bundles and dumps; reading one as source takes seconds and says nothing."""
 PROGRESS_SECONDS = 0.25
-SKIPPED = frozenset(
-    {"node_modules", "bower_components", "__pycache__", "site-packages", "venv", "virtualenv"}
-)
-BUILT = frozenset({"build", "dist", "target"})
-"""Build outputs, unless they are source packages that happen to be called so."""
+SKIPPED = frozenset({"node_modules", "bower_components", "__pycache__"})
+MADE = frozenset({"build", "dist", "target", "venv", "virtualenv"})
+"""Outputs and environments, unless they are source packages that happen to be called so."""
 
 
 def run(payload: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def _skipped(parent: str, folder: str) -> bool:
     if folder.startswith(".") or folder in SKIPPED or folder.endswith(".egg-info"):
         return True
     whole = os.path.join(parent, folder)
-    if folder in BUILT:
+    if folder in MADE:
         return os.path.basename(parent) != "src" and not _holds(whole, "__init__.py")
     return _holds(whole, "pyvenv.cfg")
 
