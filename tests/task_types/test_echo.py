@@ -11,7 +11,7 @@ from mcp_pools.task_types.catalog import ECHO, SLEEP
 
 def test_echo_returns_any_object_unchanged(context: Any) -> None:
     """Unlike the others it takes fields nobody declared."""
-    payload = {"x": 1, "nested": {"list": [None, "é"]}}
+    payload = {"x": 1, "nested": {"list": [None, "é"]}, "model_dump": 1, "_private": 2, "items": [], "": 0}
     assert ECHO.payload.model_validate(payload).model_dump() == payload
     assert echo.run(payload, context) == payload
 
