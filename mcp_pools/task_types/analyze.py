@@ -9,10 +9,12 @@ counts. Rows come in a stable order, sorted by path.
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 import stat
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -28,11 +30,9 @@ Row = dict[str, Any]
 MAX_SOURCE_BYTES = 4 * 1024 * 1024
 """Larger files are bundles and dumps; reading one as source takes seconds and says nothing."""
 PROGRESS_SECONDS = 0.25
-SKIPPED = frozenset(
-    {"node_modules", "bower_components", "__pycache__", "site-packages", "venv", "virtualenv"}
-)
-BUILT = frozenset({"build", "dist", "target"})
-"""Build outputs, unless they are source packages that happen to be called so."""
+SKIPPED = frozenset({"node_modules", "bower_components", "__pycache__"})
+MADE = frozenset({"build", "dist", "target", "venv", "virtualenv"})
+"""Outputs and environments, unless they are source packages that happen to be called so."""
 
 
 def run(payload: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _skipped(parent: str, folder: str) -> bool:
     if folder.startswith(".") or folder in SKIPPED or folder.endswith(".egg-info"):
         return True
     whole = os.path.join(parent, folder)
-    if folder in BUILT:
+    if folder in MADE:
         return os.path.basename(parent) != "src" and not _holds(whole, "__init__.py")
     return _holds(whole, "pyvenv.cfg")
 
@@ -205,10 +205,12 @@ def _source(data: bytes) -> str:
 
 def _measured(path: str, source: str) -> Row:
     try:
-        functions = _analyzer().analyze_source_code(path, source).function_list
+        counts = _python_complexities(source) if path.endswith(".py") else None
+        if counts is None:
+            functions = _analyzer().analyze_source_code(path, source).function_list
+            counts = [function.cyclomatic_complexity for function in functions]
     except Exception as error:  # a parser that meets what it never expected must not end the walk
         raise _Unfit(f"could not be parsed ({type(error).__name__})") from error
-    counts = [function.cyclomatic_complexity for function in functions]
     return {"functions": len(counts), "complexity": sum(counts), "max_complexity": max(counts, default=0)}
 
 
@@ -217,6 +219,39 @@ def _analyzer() -> Any:
     import lizard
 
     return lizard.FileAnalyzer(lizard.get_extensions([]))
+
+
+# --- Python --------------------------------------------------------------------------------
+
+_DECISIONS: dict[type[ast.AST], Callable[[Any], int]] = {
+    **dict.fromkeys((ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While), lambda node: 1),
+    **dict.fromkeys((ast.ExceptHandler, ast.match_case), lambda node: 1),
+    **dict.fromkeys((ast.Try, ast.TryStar), lambda node: bool(node.finalbody)),
+    ast.BoolOp: lambda node: len(node.values) - 1,
+    ast.comprehension: lambda node: 1 + len(node.ifs),
+}
+
+
+def _python_complexities(source: str) -> list[int] | None:
+    """Each function's complexity, counted as lizard counts; `None` for what this Python cannot parse.
+
+    lizard passes by every function written on one line, `def f(): ...`, which typed code is full of.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            pending: list[tuple[ast.AST, int | None]] = [(ast.parse(source), None)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    counts: list[int] = []
+    while pending:
+        node, function = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            counts.append(1)
+            function = len(counts) - 1
+        elif function is not None and type(node) in _DECISIONS:
+            counts[function] += _DECISIONS[type(node)](node)
+        pending += [(child, function) for child in ast.iter_child_nodes(node)]
+    return counts
 
 
 # --- languages -----------------------------------------------------------------------------

@@ -344,5 +344,5 @@ COMMAND = TaskType(
     payload=CommandPayload,
     result=CommandResult,
     check=_judge_command,
-    example={"argv": ["git", "status", "--short"]},
+    example={"argv": ["ls", "-l"]},
 )
