@@ -75,7 +75,10 @@ def page(tool_name: str, data: Record) -> Page:
     """A tool's structured content as blocks."""
     for keys, view in _VIEWS:
         if keys <= data.keys():
-            return view(data)
+            try:
+                return view(data)
+            except (KeyError, TypeError, AttributeError, ValueError):
+                break  # A server of another version may shape it otherwise; it is still worth showing.
     return general(data) or [Words("Nothing to show.")]
 
 
@@ -109,7 +112,7 @@ def _pool_cell(name: str, pool: Record) -> Cell:
         "labels": _pairs(pool["labels"]),
         "runs": ", ".join(pool["task_types"]),
     }
-    return cells.get(name) or str(pool.get(name, ""))
+    return cells[name] if name in cells else str(pool.get(name, ""))
 
 
 def _pairs(labels: Record) -> str:
@@ -128,7 +131,7 @@ def pool(data: Record) -> Page:
         ("runs", ", ".join(data["task_types"])),
         ("id", data["pool_id"]),
     ]
-    blocks: Page = [Headline([Mark(data["status"]), data["name"], data["type"]])]
+    blocks: Page = [Headline([Mark(data["status"]), data["name"], f"a {data['type']} pool"])]
     blocks.append(Facts([row for row in rows if row[1]]))
     if data.get("worker_rows"):
         blocks.append(_workers(data["worker_rows"]))

@@ -249,6 +249,16 @@ def test_markdown_fences_cannot_be_closed_from_inside() -> None:
     assert "`````\n```\nrm\n````\n`````" in render("pool_task", data, "markdown", 80, False)
 
 
+def test_a_result_of_another_shape_is_shown_all_the_same() -> None:
+    assert "5" in render("pool_list", {"pools": 5, "total": "x"}, "table", 80, False)
+
+
+def test_a_pool_without_labels_has_none() -> None:
+    assert "{}" not in render(
+        "pool_list", {"pools": [POOL, {**POOL, "labels": {}}], "total": 2}, "table", 160, False
+    )
+
+
 HOSTILE = [
     ("\x1b[31mred\x1b[0m", "red"),
     ("\x1b]0;title\x07text", "text"),
