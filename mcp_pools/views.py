@@ -287,7 +287,9 @@ def value(data: Any, title: str) -> Page:
             return [_records(data, title)]
     elif isinstance(data, list) and all(_is_scalar(each) for each in data):
         return [Words("\n".join(_shown(each) for each in data), title)]
-    elif isinstance(data, dict) and (not title or _is_flat(data)):
+    elif title and _is_table(data) and not any(title in each for each in data.values()):
+        return [_records([{title: key, **each} for key, each in data.items()], title)]
+    elif isinstance(data, dict) and (not title or all(map(_is_plain, data.values()))):
         return general(data, title)
     return [Words(json.dumps(data, ensure_ascii=False, indent=2), title)]
 
@@ -330,6 +332,17 @@ def _is_flat(record: Record) -> bool:
         _is_scalar(each) or (isinstance(each, list) and len(each) <= 8 and all(map(_is_scalar, each)))
         for each in record.values()
     )
+
+
+def _is_table(data: Any) -> bool:
+    """Whether it is a record of flat records: a table whose first column is the key."""
+    return isinstance(data, dict) and all(
+        isinstance(each, dict) and each and _is_flat(each) for each in data.values()
+    )
+
+
+def _is_plain(each: Any) -> bool:
+    return _is_scalar(each) or (isinstance(each, dict) and (_is_flat(each) or _is_table(each)))
 
 
 def _shown(each: Any) -> str:
