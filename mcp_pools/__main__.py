@@ -5,7 +5,13 @@ import sys
 
 def main() -> int:
     """Run the `mcp-pools` command; the exit status."""
-    argv = sys.argv[1:]
+    try:
+        return _dispatch(sys.argv[1:])
+    except KeyboardInterrupt:  # between two imports; later each part has its own last words
+        return 130
+
+
+def _dispatch(argv: list[str]) -> int:
     if argv == ["--version"]:
         from mcp_pools import __version__
 

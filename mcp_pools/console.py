@@ -107,7 +107,7 @@ def run(tool: Tool, arguments: dict[str, Any], options: Options) -> int:
     except Unreachable as silence:
         return _fail(4, str(silence), waiting)
     except KeyboardInterrupt:
-        return _fail(INTERRUPTED, _interrupted(tool), waiting)
+        return _fail(INTERRUPTED, _interrupted(arguments, tool), waiting)
     if waiting:
         waiting.clear()
     if refused:
@@ -136,10 +136,9 @@ def _fail(status: int, words: str, waiting: Any) -> int:
     return status
 
 
-def _interrupted(tool: Tool) -> str:
-    if tool.effect == "read":
-        return "interrupted."
-    return f"interrupted; {tool.command} was told to stop what it waited for."
+def _interrupted(arguments: dict[str, Any], tool: Tool) -> str:
+    waits = any(each.name == "wait" for each in tool.parameters) and arguments.get("wait", True)
+    return "interrupted; what it waited for is being cancelled." if waits else "interrupted."
 
 
 def status_of(data: dict[str, Any]) -> int:

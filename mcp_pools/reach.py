@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from contextlib import closing
 from math import inf
 from typing import Any
 
-from mcp_pools.client import Client, HttpTransport, OnProgress, SocketTransport, refusal
+from mcp_pools.client import Client, HttpTransport, OnProgress, SocketTransport, Unreachable, refusal
 from mcp_pools.errors import PoolsError
 from mcp_pools.home import Hello, Home, NoOwner, connect
 from mcp_pools.tool import TOOLS, Tool
@@ -47,13 +48,24 @@ def _by_owner(
     home, hello = Home.default(), Hello.here("console", config)
     alone = tool.effect == "read" and tool.name != "pool_watch"
     try:
-        connection = connect(home, hello, start=not alone)
+        connection = _door(home, hello, start=not alone)
     except NoOwner:
         if (answer := _from_store(home, hello, tool, arguments)) is not None:
             return answer
-        connection = connect(home, hello)
+        connection = _door(home, hello, start=True)
     with closing(Client(SocketTransport(connection))) as client:
         return client.call(tool.name, arguments, on_progress)
+
+
+def _door(home: Home, hello: Hello, start: bool) -> socket.socket:
+    try:
+        return connect(home, hello, start=start)
+    except NoOwner:
+        raise
+    except PoolsError as refused:
+        if refused.code == "pool_unreachable":
+            raise Unreachable(str(refused)) from refused
+        raise
 
 
 def _from_store(home: Home, hello: Hello, tool: Tool, arguments: dict[str, Any]) -> Answer | None:

@@ -75,7 +75,10 @@ def page(tool_name: str, data: Record) -> Page:
     """A tool's structured content as blocks."""
     for keys, view in _VIEWS:
         if keys <= data.keys():
-            return view(data)
+            try:
+                return view(data)
+            except (KeyError, TypeError, AttributeError, ValueError):
+                break  # A server of another version may shape it otherwise; it is still worth showing.
     return general(data) or [Words("Nothing to show.")]
 
 
@@ -109,7 +112,7 @@ def _pool_cell(name: str, pool: Record) -> Cell:
         "labels": _pairs(pool["labels"]),
         "runs": ", ".join(pool["task_types"]),
     }
-    return cells.get(name) or str(pool.get(name, ""))
+    return cells[name] if name in cells else str(pool.get(name, ""))
 
 
 def _pairs(labels: Record) -> str:
@@ -128,7 +131,7 @@ def pool(data: Record) -> Page:
         ("runs", ", ".join(data["task_types"])),
         ("id", data["pool_id"]),
     ]
-    blocks: Page = [Headline([Mark(data["status"]), data["name"], data["type"]])]
+    blocks: Page = [Headline([Mark(data["status"]), data["name"], f"a {data['type']} pool"])]
     blocks.append(Facts([row for row in rows if row[1]]))
     if data.get("worker_rows"):
         blocks.append(_workers(data["worker_rows"]))
@@ -284,7 +287,9 @@ def value(data: Any, title: str) -> Page:
             return [_records(data, title)]
     elif isinstance(data, list) and all(_is_scalar(each) for each in data):
         return [Words("\n".join(_shown(each) for each in data), title)]
-    elif isinstance(data, dict) and (not title or _is_flat(data)):
+    elif title and _is_table(data) and not any(title in each for each in data.values()):
+        return [_records([{title: key, **each} for key, each in data.items()], title)]
+    elif isinstance(data, dict) and (not title or all(map(_is_plain, data.values()))):
         return general(data, title)
     return [Words(json.dumps(data, ensure_ascii=False, indent=2), title)]
 
@@ -327,6 +332,17 @@ def _is_flat(record: Record) -> bool:
         _is_scalar(each) or (isinstance(each, list) and len(each) <= 8 and all(map(_is_scalar, each)))
         for each in record.values()
     )
+
+
+def _is_table(data: Any) -> bool:
+    """Whether it is a record of flat records: a table whose first column is the key."""
+    return isinstance(data, dict) and all(
+        isinstance(each, dict) and each and _is_flat(each) for each in data.values()
+    )
+
+
+def _is_plain(each: Any) -> bool:
+    return _is_scalar(each) or (isinstance(each, dict) and (_is_flat(each) or _is_table(each)))
 
 
 def _shown(each: Any) -> str:

@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import pytest
 from peers import OwnerPeer, http_peer, ok, owner_peer, refused, rpc
 
 import mcp_pools.tools  # noqa: F401 - fills TOOLS
-from mcp_pools import __version__, console, flags, own, serve
+from mcp_pools import __version__, console, flags, own, reach, serve
+from mcp_pools.errors import PoolsError
+from mcp_pools.home import Hello, Home, NoOwner
+from mcp_pools.models import Caller, PoolList
 from mcp_pools.tool import TOOLS, Parameter, Tool
 
 PARAMETERS = [(tool, each) for tool in TOOLS.values() for each in tool.parameters]
@@ -277,6 +281,67 @@ def test_the_owner_learns_where_the_caller_is(
     hello = owner.peer.hellos[0]
     assert (hello["kind"], hello["cwd"], hello["version"]) == ("console", str(tmp_path), __version__)
     assert hello["config"] == str(tmp_path / "c.yaml")
+
+
+class Alone:
+    """A router over the store alone; knows one pool list and nothing else."""
+
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    async def __aenter__(self) -> Alone:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def bound(self, caller: Caller) -> Alone:
+        assert (caller.kind, caller.cwd) == ("console", os.getcwd())
+        return self
+
+    async def list_pools(self, **_: Any) -> PoolList:
+        return PoolList(pools=[], total=0)
+
+    async def get_pool(self, name: str) -> Any:
+        raise PoolsError("unknown_pool", f"There is no pool {name!r}.", "Call pool_list.")
+
+
+@pytest.fixture
+def store_opens_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    def open_as(router: Any) -> None:
+        module = types.ModuleType("mcp_pools.router")
+        module.__dict__.update(read_only=lambda home, config: router, Router=Alone)
+        monkeypatch.setitem(sys.modules, "mcp_pools.router", module)
+
+    return open_as
+
+
+def test_reading_needs_no_owner(
+    home: Path, store_opens_as: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store_opens_as(Alone())
+    assert console.main(["list"]) == 0
+    assert json.loads(capsys.readouterr().out) == POOL_LIST
+    assert console.main(["get", "x"]) == 3
+    assert capsys.readouterr().err == "mcp-pools: There is no pool 'x'. Call 'mcp-pools list'.\n"
+    assert not home.exists()
+
+
+def test_reading_starts_an_owner_when_the_store_needs_one(
+    store_opens_as: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[bool] = []
+
+    def connect(home: Home, hello: Hello, start: bool = True) -> Any:
+        asked.append(start)
+        if start:
+            raise PoolsError("pool_unreachable", "The owner does not answer.", "End it.")
+        raise NoOwner(home)
+
+    store_opens_as(None)
+    monkeypatch.setattr(reach, "connect", connect)
+    assert console.main(["list"]) == 4
+    assert asked == [False, True]
+    assert capsys.readouterr().err == "mcp-pools: The owner does not answer. End it.\n"
 
 
 def test_no_server_is_exit_4(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ TASK: dict[str, Any] = {
                 "error": None,
             },
         ],
-        "totals": {"files": 2, "size_bytes": 20492},
+        "totals": {"files": 2, "size_bytes": 20492, "by_language": {"python": {"files": 2, "functions": 41}}},
     },
     "result_uri": None,
     "output_tail": None,
@@ -210,10 +210,17 @@ def test_a_task_is_a_header_then_its_result() -> None:
 def test_numbers_are_right_aligned_and_empty_columns_left_out() -> None:
     lines = drawn("execute", 160).split("\n")
     header = next(line for line in lines if line.startswith("PATH"))
-    rows = [line for line in lines if "python" in line]
+    rows = [line for line in lines if ".py " in line]
     assert "ERROR" not in header
     end = header.index("SIZE BYTES") + len("SIZE BYTES")
     assert [row[:end].split()[-1] for row in rows] == ["20480", "12"]
+
+
+def test_records_by_name_are_a_table_too() -> None:
+    lines = drawn("execute", 80).split("\n")
+    at = lines.index("totals.by_language")
+    assert lines[at + 1].split() == ["TOTALS.BY", "LANGUAGE", "FILES", "FUNCTIONS"]
+    assert lines[at + 3].split() == ["python", "2", "41"]
 
 
 def test_a_failure_shows_its_error_its_details_and_its_output() -> None:
@@ -247,6 +254,16 @@ def test_markdown_cells_hold_no_markup_of_others() -> None:
 def test_markdown_fences_cannot_be_closed_from_inside() -> None:
     data = {**TASK, "result": None, "output_tail": "```\nrm\n````"}
     assert "`````\n```\nrm\n````\n`````" in render("pool_task", data, "markdown", 80, False)
+
+
+def test_a_result_of_another_shape_is_shown_all_the_same() -> None:
+    assert "5" in render("pool_list", {"pools": 5, "total": "x"}, "table", 80, False)
+
+
+def test_a_pool_without_labels_has_none() -> None:
+    assert "{}" not in render(
+        "pool_list", {"pools": [POOL, {**POOL, "labels": {}}], "total": 2}, "table", 160, False
+    )
 
 
 HOSTILE = [
