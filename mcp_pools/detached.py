@@ -71,10 +71,13 @@ class Starting:
         return {}
 
     def _lines(self) -> list[str]:
-        with self._log.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._offset, end - _TAIL_BYTES))
-            text = log.read().decode(errors="replace")
+        try:
+            with self._log.open("rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(self._offset, end - _TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except OSError:
+            return []  # the log went with its home
         return [line for line in text.splitlines() if line.strip()]
 
 

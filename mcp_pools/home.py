@@ -291,6 +291,9 @@ def _knock(home: Home, hello: Hello, deadline: float) -> socket.socket | None:
     except TimeoutError:
         door.close()
         raise _silent(home) from None
+    except OSError as failure:
+        door.close()
+        raise home.refused(failure) from failure
     except BaseException:
         door.close()
         raise

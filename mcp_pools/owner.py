@@ -31,6 +31,8 @@ from mcp_pools.sessions import Session, product_sessions
 _HELLO_SECONDS: Final = 10.0
 _FAREWELL_SECONDS: Final = 1.0
 """For what is still unwritten to a slow client when its session is over."""
+_FIRST_CLIENT_SECONDS: Final = 2.0
+"""Who started this owner looks for it in steps: it must find it, however short the idle time."""
 _BACKLOG: Final = 128
 
 
@@ -190,7 +192,7 @@ class Owner:
     async def _leave_when_idle(self) -> None:
         """Leave after `idle_seconds` in a row without connections and unfinished tasks."""
         seconds = self._composition.idle_seconds
-        since = time.monotonic()
+        since = time.monotonic() + max(0.0, _FIRST_CLIENT_SECONDS - seconds)
         while True:
             self._stirred.clear()
             if self._clients:

@@ -223,9 +223,17 @@ def test_it_stays_while_a_task_is_unfinished(home, monkeypatch):
     assert not events(home, "owner.leaving")
 
 
+def test_a_starter_finds_its_owner_however_short_the_idle_time_is(home, monkeypatch):
+    monkeypatch.setenv("STANDIN_IDLE", "0")
+    with closing(Client(home)) as client:
+        client.call(1, "echo")
+        assert client.receive()["id"] == 1
+    assert len(events(home, "owner.listening")) == 1
+
+
 def test_a_client_that_comes_while_it_leaves_gets_the_next_one(home, monkeypatch):
     monkeypatch.setenv("STANDIN_IDLE", "0.001")
-    for number in range(10):
+    for number in range(8):
         with closing(Client(home)) as client:
             client.call(number, "echo")
             assert client.receive()["id"] == number
