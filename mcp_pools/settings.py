@@ -262,7 +262,7 @@ def working_directory_defaults(cwd: str | Path, settings: Settings) -> CallDefau
     """
     ours = {field.name: getattr(settings, field.name) for field in fields(CallDefaults)}
     file = Path(cwd, WORKING_DIRECTORY_FILE)
-    if not os.path.isfile(file):  # noqa: PTH113  unlike Path's, it is False when cwd cannot be searched
+    if not os.path.isfile(file):  # unlike Path's, False when cwd cannot be searched
         return CallDefaults(**ours)
     values = _read(file, most=_STRANGERS_BYTES, quote=False)
     _only_allowed_here(file, values)
