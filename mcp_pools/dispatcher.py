@@ -44,7 +44,8 @@ class Dispatcher:
         self._intake = intake
         self._rng = rng
         self._early: list[tuple[LivePool, AdapterEvent]] | None = []
-        self._stopped = False
+        self.leaving = False
+        """Nothing more is launched."""
         registry.sink = self.heard
 
     # Accepted: a pool is chosen, the task is kept.
@@ -119,7 +120,7 @@ class Dispatcher:
 
     def _due(self, live: LiveTask) -> None:
         pool = self._registry.pools.get(live.row.pool or "")
-        if live.row.status != "queued" or live.task_id not in self.tasks or self._stopped:
+        if live.row.status != "queued" or live.task_id not in self.tasks or self.leaving:
             return
         if pool is None:
             self.rehome(None, live)
@@ -143,7 +144,7 @@ class Dispatcher:
 
     def dispatch(self, pool: LivePool) -> None:
         """Give the best queued tasks the slots that are free."""
-        if pool.adapter is not None and len(pool.queue) and not self._stopped:
+        if pool.adapter is not None and len(pool.queue) and not self.leaving:
             for slot in pool.adapter.reserve(len(pool.queue)):
                 live = pool.queue.pop()
                 if live is None:
@@ -323,7 +324,7 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Dispatch nothing more."""
-        self._stopped = True
+        self.leaving = True
         await self.commits.end()
 
 

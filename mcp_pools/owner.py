@@ -42,6 +42,9 @@ class Works(Protocol):
     def unfinished(self) -> int:
         """Tasks that are queued, backing off or running."""
 
+    def leave(self) -> None:
+        """Launch nothing more, and withdraw nothing for those whose calls end now."""
+
 
 class Composition(NamedTuple):
     """The parts an owner is made of. `sessions` maps a hello's `kind` to what serves it."""
@@ -79,6 +82,7 @@ class Owner:
             finally:
                 idle.cancel()
                 server.close()
+                self._router.leave()
                 await self._end_sessions()
         self._home.forget_owner()
 

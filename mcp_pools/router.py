@@ -209,9 +209,21 @@ class Router:
         done = live.row.status == "cancelled"
         return Cancelled(id=task_id, cancelled=done, already_finished=not done)
 
-    async def cancel_accepted(self) -> None:
-        """Cancel what was accepted through this view and has not ended."""
-        await asyncio.gather(*(self.cancel(each) for each in self.accepted if each in self.dispatcher.tasks))
+    def withdraw(self) -> None:
+        """The caller does not want the call any more: cancel what it had accepted, beside whatever else goes on.
+
+        While the owner leaves, a call that ends early is nobody's wish: its task stays.
+        """
+        for task_id in self.accepted:
+            if task_id in self.dispatcher.tasks and not self.dispatcher.leaving:
+                self.dispatcher.commits.spawn(self._cancel_beside(task_id))
+
+    async def _cancel_beside(self, task_id: str) -> None:
+        await self.cancel(task_id)
+
+    def leave(self) -> None:
+        """The owner is about to leave: launch nothing more."""
+        self.dispatcher.leaving = True
 
     # Pools.
 

@@ -89,8 +89,8 @@ async def serve_session(
 ) -> None:
     """Serve one client until it goes away and its last call has been answered.
 
-    To part from a client, close `read_stream`: its calls are answered first. Cancelling this
-    coroutine cancels them instead, just as the client itself could.
+    To part from a client, close `read_stream`: its calls are answered first. A call that its
+    client cancels withdraws the task that it accepted and waits for.
 
     Args:
         router: the router, bound to this connection's caller.
@@ -193,11 +193,15 @@ async def _call_tool(ctx: ServerRequestContext[Session], params: CallToolRequest
     tool = session.tools.get(params.name)
     if tool is None:
         raise MCPError(INVALID_PARAMS, _not_offered(params.name, session.tools))
-    if ctx.meta is None or "progress_token" not in ctx.meta:
-        return await _outcome(tool, session.router, params.arguments or {})
-    relay = _ProgressRelay(ctx.session)
-    outcome = await _outcome(tool, session.router.bound(progress=relay.report), params.arguments or {})
-    await relay.finish()
+    relay = _ProgressRelay(ctx.session) if ctx.meta and "progress_token" in ctx.meta else None
+    view = session.router.bound(progress=relay and relay.report)
+    try:
+        outcome = await _outcome(tool, view, params.arguments or {})
+    except asyncio.CancelledError:
+        view.withdraw()
+        raise
+    if relay is not None:
+        await relay.finish()
     return outcome
 
 

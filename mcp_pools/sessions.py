@@ -7,10 +7,11 @@ import importlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp_pools.calls import Calls, Report
+from mcp_pools.calls import WITHDRAWN, Calls, Report
 from mcp_pools.connection import Connection
 from mcp_pools.hello import Hello
 from mcp_pools.models import Caller
+from mcp_pools.tool import TOOLS
 
 if TYPE_CHECKING:
     from mcp_pools.router import Router
@@ -46,11 +47,15 @@ async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
 
 async def console(router: Router, connection: Connection, hello: Hello) -> None:
     """Tool calls without an SDK session."""
-    tools = await asyncio.to_thread(importlib.import_module, "mcp_pools.tools")
-    bound = router.bound(caller(hello))
+    await asyncio.to_thread(importlib.import_module, "mcp_pools.tools")
 
     async def call(name: str, arguments: dict[str, Any], report: Report | None) -> dict[str, Any]:
-        content: dict[str, Any] = await tools.TOOLS[name].invoke(bound, arguments, report)
-        return content
+        view = router.bound(caller(hello), report)
+        try:
+            return await TOOLS[name].invoke(view, arguments)
+        except asyncio.CancelledError as cancelled:
+            if WITHDRAWN in cancelled.args:
+                view.withdraw()
+            raise
 
     await Calls(connection, call).run()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import hypothesis
 import pytest
 from mcp import Client
 from mcp.shared.memory import create_client_server_memory_streams
@@ -29,6 +30,12 @@ from mcp_pools.models import (
     WorkerCounts,
 )
 from mcp_pools.server import serve_session
+
+# How long an example takes says something of the machine, nothing of the code.
+hypothesis.settings.register_profile(
+    "mcp-pools", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("mcp-pools")
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
