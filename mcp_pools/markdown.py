@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mcp_pools.formats import one_line, plain
+from mcp_pools.plain_text import one_line, plain
 from mcp_pools.views import Block, Cell, Facts, Grid, Headline, Page, Words
 
 _SPECIAL = re.compile(r"[\\|<>*`\[\]~#]|(?<!\w)_|_(?!\w)")

@@ -26,7 +26,7 @@ from mcp_pools.errors import PoolsError, exit_code
 from mcp_pools.hello import LEAVING, LONGEST_HELLO, Hello, Reply, newer
 from mcp_pools.home import Home
 from mcp_pools.owner_log import say, write_to_stderr
-from mcp_pools.sessions import Session, product_sessions
+from mcp_pools.sessions import Session, admit, product_sessions
 
 _HELLO_SECONDS: Final = 10.0
 _FAREWELL_SECONDS: Final = 1.0
@@ -52,6 +52,8 @@ class Composition(NamedTuple):
     open_router: Callable[[], AbstractAsyncContextManager[Any]]
     sessions: Mapping[str, Session]
     idle_seconds: float
+    admit: Callable[[Hello], None] = lambda hello: None
+    """Raises `PoolsError` for a hello that none of them can serve."""
 
 
 class Owner:
@@ -152,6 +154,10 @@ class Owner:
             return Reply(ok=False, code=LEAVING, message=f"replaced by version {hello.version}")
         if hello.kind not in self._composition.sessions:
             return Reply(ok=False, code="unsupported", message=f"There is no session of kind {hello.kind!r}.")
+        try:
+            self._composition.admit(hello)
+        except PoolsError as refused:
+            return Reply(ok=False, code=refused.code, message=refused.message, next=refused.next)
         return Reply(ok=True, version=__version__, pid=os.getpid())
 
     def _others(self) -> int:
@@ -229,6 +235,7 @@ def product(home: Home, config: str | None) -> Composition:
         open_router=lambda: Router.open(settings, lock=False),
         sessions=product_sessions(),
         idle_seconds=settings.owner_idle_seconds,
+        admit=admit,
     )
 
 

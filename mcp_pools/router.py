@@ -210,7 +210,7 @@ class Router:
         return Cancelled(id=task_id, cancelled=done, already_finished=not done)
 
     def withdraw(self) -> None:
-        """The caller does not want the call any more: cancel what it had accepted, beside whatever else goes on.
+        """The caller does not want this call any more: cancel what it had accepted, beside the rest.
 
         While the owner leaves, a call that ends early is nobody's wish: its task stays.
         """

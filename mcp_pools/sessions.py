@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import mcp_pools.tools  # noqa: F401 - fills TOOLS
 from mcp_pools.calls import WITHDRAWN, Calls, Report
 from mcp_pools.connection import Connection
 from mcp_pools.hello import Hello
@@ -35,6 +36,13 @@ def caller(hello: Hello) -> Caller:
     return Caller(kind="console", cwd=hello.cwd, patience=None, depth=hello.depth)
 
 
+def admit(hello: Hello) -> None:
+    """Raises `PoolsError` for a hello that no session can serve: its flags name what there is not."""
+    from mcp_pools.selection import select_tools
+
+    select_tools(hello.flags._asdict())
+
+
 async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
     """One MCP session of the SDK."""
     # The SDK takes half a second to import: not before somebody speaks MCP, and not on the loop.
@@ -42,12 +50,11 @@ async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
     from mcp_pools.transport import streams
 
     incoming, outgoing = streams(connection)
-    await server.serve_session(router.bound(caller(hello)), incoming, outgoing, hello.flags)
+    await server.serve_session(router.bound(caller(hello)), incoming, outgoing, hello.flags._asdict())
 
 
 async def console(router: Router, connection: Connection, hello: Hello) -> None:
     """Tool calls without an SDK session."""
-    await asyncio.to_thread(importlib.import_module, "mcp_pools.tools")
 
     async def call(name: str, arguments: dict[str, Any], report: Report | None) -> dict[str, Any]:
         view = router.bound(caller(hello), report)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mcp_pools.formats import one_line, plain, render
+from mcp_pools.formats import render
+from mcp_pools.plain_text import one_line, plain
 
 POOL = {
     "name": "local",

@@ -18,7 +18,8 @@ from mcp_types import INVALID_PARAMS, JSONRPCNotification, JSONRPCRequest, JSONR
 from mcp_pools import __version__
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Task
-from mcp_pools.server import INSTRUCTIONS, build_server, select_tools, serve_session
+from mcp_pools.selection import select_tools
+from mcp_pools.server import INSTRUCTIONS, build_server, serve_session
 from mcp_pools.tool import TOOLS
 from mcp_pools.tools import pool_cancel, pool_execute, pool_list
 
