@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp_pools.calls import Calls, Report
+from mcp_pools import jsonrpc
+from mcp_pools.calls import WITHDRAWN, Calls, Report
 from mcp_pools.connection import Connection
+from mcp_pools.errors import PoolsError
 from mcp_pools.hello import Hello
 from mcp_pools.models import Caller
 
@@ -41,16 +44,36 @@ async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
     from mcp_pools.transport import streams
 
     incoming, outgoing = streams(connection)
-    await server.serve_session(router.bound(caller(hello)), incoming, outgoing, hello.flags)
+    try:
+        await server.serve_session(router.bound(caller(hello)), incoming, outgoing, hello.flags._asdict())
+    except PoolsError as refused:
+        await turn_away(connection, refused)
+
+
+async def turn_away(connection: Connection, refused: PoolsError) -> None:
+    """Answer each request with the reason why there is no session, until the client ends."""
+    while line := await connection.take():
+        with suppress(ValueError, TypeError):
+            if (about := jsonrpc.envelope(line)).is_request:
+                data = {"code": refused.code, "next": refused.next}
+                connection.send(jsonrpc.error_line(about.id, jsonrpc.INVALID_PARAMS, str(refused), data))
 
 
 async def console(router: Router, connection: Connection, hello: Hello) -> None:
-    """Tool calls without an SDK session."""
-    tools = await asyncio.to_thread(importlib.import_module, "mcp_pools.tools")
-    bound = router.bound(caller(hello))
+    """Tool calls without an SDK session. A call that is withdrawn takes what it accepted with it."""
+    await asyncio.to_thread(importlib.import_module, "mcp_pools.tools")
+    from mcp_pools.tool import TOOLS
+
+    who = caller(hello)
 
     async def call(name: str, arguments: dict[str, Any], report: Report | None) -> dict[str, Any]:
-        content: dict[str, Any] = await tools.TOOLS[name].invoke(bound, arguments, report)
+        view = router.bound(who, report)
+        try:
+            content: dict[str, Any] = await TOOLS[name].invoke(view, arguments)
+        except asyncio.CancelledError as stopped:
+            if stopped.args == (WITHDRAWN,):
+                await view.cancel_accepted()
+            raise
         return content
 
     await Calls(connection, call).run()
