@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from mcp_pools import jsonrpc
@@ -28,8 +28,8 @@ from mcp_pools.owner_log import say
 WITHDRAWN: Final = "withdrawn by the caller"
 """The argument of the `CancelledError` in a call whose client does not want it any more."""
 
-Report = Callable[..., Awaitable[None]]
-"""`report(done, total=None, message=None)`: progress to the client. Awaiting it is optional."""
+Report = Callable[[float, float | None, str | None], None]
+"""`report(done, total, message)`: progress to the client, written at once."""
 Call = Callable[[str, dict[str, Any], Report | None], Awaitable[dict[str, Any]]]
 """`call(tool, arguments, report)`: the tool's structured content.
 
@@ -118,11 +118,10 @@ class Calls:
         if token is None:
             return None
 
-        def report(done: float, total: float | None = None, message: str | None = None) -> Awaitable[None]:
+        def report(done: float, total: float | None, message: str | None) -> None:
             known = {"progressToken": token, "progress": done, "total": total, "message": message}
             said = {name: value for name, value in known.items() if value is not None}
             self._say({"jsonrpc": "2.0", "method": "notifications/progress", "params": said})
-            return _Nothing()
 
         return report
 
@@ -136,14 +135,6 @@ class Calls:
 
     def _say(self, message: dict[str, Any]) -> None:
         self._connection.send(jsonrpc.line(message))
-
-
-class _Nothing(Awaitable[None]):
-    """Done already: a report is written when it is made, whether or not somebody awaits it."""
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return
-        yield
 
 
 def _refusal(refused: PoolsError) -> dict[str, Any]:

@@ -41,11 +41,14 @@ async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
     """One MCP session of the SDK."""
     # The SDK takes half a second to import: not before somebody speaks MCP, and not on the loop.
     server = await asyncio.to_thread(importlib.import_module, "mcp_pools.server")
+    await asyncio.to_thread(importlib.import_module, "mcp_pools.tools")
     from mcp_pools.transport import streams
 
+    # A session takes an empty choice for "none of them"; a flag that was not given is left out.
+    flags = {name: value for name, value in hello.flags._asdict().items() if value}
     incoming, outgoing = streams(connection)
     try:
-        await server.serve_session(router.bound(caller(hello)), incoming, outgoing, hello.flags._asdict())
+        await server.serve_session(router.bound(caller(hello)), incoming, outgoing, flags)
     except PoolsError as refused:
         await turn_away(connection, refused)
 

@@ -33,7 +33,7 @@ class StandInRouter:
             return {"echo": arguments}
         if name == "count":
             for step in range(3):
-                await report(step + 1, 3, f"step {step}")
+                report(step + 1, 3, f"step {step}")
             return {"counted": 3}
         if name == "accept":
             self.tasks += 1
