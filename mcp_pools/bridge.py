@@ -318,7 +318,7 @@ class Bridge:
             return
         if revoked := self._questions.revoked():
             self._answer(revoked)
-        opening = self._handshake.unanswered()
+        opening = self._handshake.once_more()
         self._in_flight = {number: None for number in self._in_flight if number != opening}
         self._answer_all(_INTERRUPTED, "interrupted")
         if opening is not None:

@@ -72,19 +72,22 @@ class Hello(NamedTuple):
 
     @classmethod
     def read(cls, line: bytes) -> Hello:
-        """The hello in `line`; fields a newer client added are passed over.
+        """The hello in `line`; fields a newer client added are passed over, flags are not.
 
         Raises:
             ValueError: the line is no hello.
         """
         said = _object(line)
         flags = {name: _flag(value) for name, value in dict(said.get("flags") or {}).items()}
+        # A restriction that this version does not know must not be ignored.
+        if unknown := flags.keys() - set(Flags._fields):
+            raise ValueError(f"unknown flag {min(unknown)!r}")
         return cls(
             version=_text(said, "version"),
             kind=_text(said, "kind"),
             cwd=_text(said, "cwd"),
             config=_text(said, "config") if said.get("config") else None,
-            flags=Flags(**{name: flags[name] for name in Flags._fields if name in flags}),
+            flags=Flags(**flags),
             depth=int(said.get("depth") or 0),
             replace=bool(said.get("replace")),
         )

@@ -132,8 +132,9 @@ class Owner:
         try:
             line = await asyncio.wait_for(connection.take(), _HELLO_SECONDS)
             hello = Hello.read(line[: LONGEST_HELLO + 1])
-        except (ValueError, TypeError, TimeoutError):
-            connection.send(Reply(ok=False, code="conflict", message="This is no hello of mcp-pools.").line())
+        except (ValueError, TypeError, TimeoutError) as problem:
+            why = f"Version {__version__} does not understand this hello: {problem}."
+            connection.send(Reply(ok=False, code="conflict", message=why).line())
             return None
         reply = self._judge(hello)
         connection.send(reply.line())

@@ -27,23 +27,35 @@ class Handshake:
         self._initialize = b""
         self._id: int | str | None = None
         self._answered = False
+        self._repeated = False
         self._initialized = b""
 
     def note(self, about: Envelope, line: bytes) -> None:
         """Remember a line of the client's if it belongs to the handshake."""
         if about.method == "initialize" and about.is_request:
             self._initialize, self._id, self._answered = line, about.id, False
+            self._repeated = False
         elif about.method == "notifications/initialized":
             self._initialized = line
 
     def answered(self, number: int | str) -> None:
         """The owner answered request `number`."""
         if number == self._id:
-            self._answered = True
+            self._answered, self._repeated = True, False
 
     def unanswered(self) -> int | str | None:
         """The id of an `initialize` the client still waits for: safe to ask the next owner."""
         return None if self._answered else self._id
+
+    def once_more(self) -> int | str | None:
+        """The id of an unanswered `initialize` to ask the next owner; only one, or owners
+        that die of it would be started for ever.
+        """
+        again = None if self._repeated else self.unanswered()
+        self._repeated = again is not None
+        if again is None and not self._answered:
+            self.forget()
+        return again
 
     def forget(self) -> None:
         """The client was told that its `initialize` failed: it will start over."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import mcp_pools.tools  # noqa: F401 - fills TOOLS
 from mcp_pools.calls import WITHDRAWN, Calls, Report
@@ -20,20 +20,18 @@ if TYPE_CHECKING:
 Session = Callable[[Any, Connection, Hello], Awaitable[None]]
 """`session(router, connection, hello)`: serves one accepted connection until its client ends."""
 
-PATIENCE: Final = 45.0
-"""Seconds after which a wait over MCP ends with the task as it stands."""
-
 
 def product_sessions() -> Mapping[str, Session]:
     """The sessions there are: `mcp` and `console`."""
     return {"mcp": mcp, "console": console}
 
 
-def caller(hello: Hello) -> Caller:
-    """On whose behalf a connection's calls run: its directory, its depth, its patience."""
+def bound(router: Router, hello: Hello) -> Router:
+    """The router on behalf of a connection: its directory, its depth, its patience."""
     if hello.kind == "mcp":
-        return Caller(kind="mcp", cwd=hello.cwd, patience=PATIENCE, depth=hello.depth)
-    return Caller(kind="console", cwd=hello.cwd, patience=None, depth=hello.depth)
+        seconds = router.settings.mcp_wait_seconds
+        return router.bound(Caller(kind="mcp", cwd=hello.cwd, patience=seconds, depth=hello.depth))
+    return router.bound(Caller(kind="console", cwd=hello.cwd, patience=None, depth=hello.depth))
 
 
 def admit(hello: Hello) -> None:
@@ -50,14 +48,15 @@ async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
     from mcp_pools.transport import streams
 
     incoming, outgoing = streams(connection)
-    await server.serve_session(router.bound(caller(hello)), incoming, outgoing, hello.flags._asdict())
+    await server.serve_session(bound(router, hello), incoming, outgoing, hello.flags._asdict())
 
 
 async def console(router: Router, connection: Connection, hello: Hello) -> None:
     """Tool calls without an SDK session."""
+    mine = bound(router, hello)
 
     async def call(name: str, arguments: dict[str, Any], report: Report | None) -> dict[str, Any]:
-        view = router.bound(caller(hello), report)
+        view = mine.bound(progress=report)
         try:
             return await TOOLS[name].invoke(view, arguments)
         except asyncio.CancelledError as cancelled:

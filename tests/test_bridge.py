@@ -95,6 +95,14 @@ def test_every_request_in_flight_is_answered_once(home, bridge):
     assert client.receive()["id"] == 6
 
 
+def test_an_owner_that_dies_of_the_handshake_is_followed_once(home, bridge, monkeypatch):
+    monkeypatch.setenv("STANDIN_DIES_OF", "initialize")
+    client = bridge()
+    client.ask("initialize", 0)
+    assert client.receive()["error"]["code"] == jsonrpc.OWNER_GONE
+    assert len(seen(home, "initialize")) == 2
+
+
 def test_an_owner_that_was_asked_to_leave_is_followed_too(home, bridge):
     client = bridge()
     client.shake_hands()

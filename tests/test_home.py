@@ -353,6 +353,12 @@ def test_replies_survive_the_wire():
         assert Reply.read(reply.line()) == reply
 
 
+def test_a_restriction_that_is_not_known_is_refused():
+    hello = Hello.here("mcp").line().replace(b"read_only", b"read_twice")
+    with pytest.raises(ValueError, match="read_twice"):
+        Hello.read(hello)
+
+
 @pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b"nonsense\n", b'{"version":1,"kind":"mcp","cwd":"/"}\n'])
 def test_what_is_no_hello_is_a_value_error(line):
     with pytest.raises(ValueError):

@@ -2,7 +2,7 @@
 
 `STANDIN_MCP=sdk` serves MCP connections with a bare SDK server, else with a few lines of
 JSON-RPC that start faster. `STANDIN_FAILS` is what opening the router fails with.
-`STANDIN_VERSION` is the version it claims.
+`STANDIN_DIES_OF` is a method that kills it. `STANDIN_VERSION` is the version it claims.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class StandInRouter:
             return {"echo": arguments}
         if name == "count":
             for step in range(3):
-                await report(step + 1, 3, f"step {step}")
+                report(step + 1, 3, f"step {step}")
             return {"counted": 3}
         if name == "accept":
             self.tasks += 1
@@ -71,6 +71,8 @@ async def light(router, connection, hello):
             json.dumps({"pid": os.getpid(), "method": message.get("method"), "id": message.get("id")})
         )
         method, number = message.get("method"), message.get("id")
+        if method == os.environ.get("STANDIN_DIES_OF"):
+            os._exit(9)
         if method == "ask":
             say(connection, {"jsonrpc": "2.0", "id": 1, "method": "elicitation/create", "params": {}})
         elif method in ("hang", None) or number is None:
