@@ -22,15 +22,16 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     0: "models errors states",
-    1: "routing queueing distribution wire policy addresses secret adapter store task_type settings "
+    1: "routing queueing group_commit distribution wire "
+    "policy addresses secret adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process",
     2: "plugins present bridge stores task_types adapters",
     3: "worker commits intake pool registry dispatcher",
     4: "router",
     5: "tool",
     6: "tools",
-    7: "selection server tasks_extension auth peer client reach console flags output own serve progress formats views "
-    "tables markdown plain_text doctor transport calls sessions owner_log",
+    7: "selection server tasks_extension auth peer client reach console flags output own serve progress formats "
+    "views tables markdown plain_text doctor transport calls sessions owner_log",
     8: "owner",
     9: "__init__ __main__",
 }
