@@ -7,7 +7,7 @@ import pytest
 
 
 def require(program: str, how: str) -> str:
-    """The path of a program. Where it is missing the test is skipped, or fails where every part must be there."""
+    """The path of a program. Without it the test is skipped; where every part must be there, it fails."""
     found = shutil.which(program)
     if found is not None:
         return found

@@ -19,9 +19,10 @@ import pytest
 from peers import OwnerPeer, http_peer, ok, owner_peer, refused, rpc
 
 import mcp_pools.tools  # noqa: F401 - fills TOOLS
-from mcp_pools import __version__, console, flags, own, reach, serve
+from mcp_pools import __version__, console, serve
 from mcp_pools.errors import PoolsError
 from mcp_pools.home import Hello, Home, NoOwner
+from mcp_pools.terminal import flags, own, reach
 from mcp_pools.tool import TOOLS, Parameter, Tool
 
 PARAMETERS = [(tool, each) for tool in TOOLS.values() for each in tool.parameters]

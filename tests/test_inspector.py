@@ -43,7 +43,9 @@ def test_the_inspector_lists_every_tool_with_its_schemas(inspect) -> None:
     assert list(listed) == list(TOOLS)
     for name, tool in listed.items():
         assert tool["title"] == TOOLS[name].title
-        assert {"readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"} <= set(tool["annotations"])
+        assert {"readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"} <= set(
+            tool["annotations"]
+        )
         assert tool["inputSchema"]["type"] == tool["outputSchema"]["type"] == "object"
 
 

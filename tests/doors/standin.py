@@ -12,8 +12,9 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mcp_pools import hello, owner
-from mcp_pools.calls import Calls
+from mcp_pools import owner
+from mcp_pools.doors import hello
+from mcp_pools.doors.calls import Calls
 from mcp_pools.errors import PoolsError
 from mcp_pools.home import Home
 
@@ -96,7 +97,7 @@ def say(connection, message):
 async def sdk(router, connection, hello):
     from mcp.server.mcpserver import MCPServer
 
-    from mcp_pools.transport import streams
+    from mcp_pools.doors.transport import streams
 
     server = MCPServer("stand-in", log_level="WARNING")
 
