@@ -48,8 +48,9 @@ INLINE_PAYLOAD: Final = 4096
 
 _BATCH: Final = 2000
 Row = tuple[Any, ...]
-Job = tuple[str, Row, Row | None, "asyncio.Future[bool]"]
-"""What the writer does: a statement's key, its values, an event's values, who waits."""
+Job = tuple[str, Row, Row | None, "asyncio.Future[bool]", Row | None]
+"""What the writer does: a statement's key, its values, an event's values, who waits, and the
+values of a payload that lies in a table of its own."""
 
 
 class SqliteStore:
@@ -113,28 +114,19 @@ class SqliteStore:
         match change:
             case Update():
                 values = (change.row.task_id, change.fence, self._epoch, *sql.changing(change.row))
-                self._jobs.put(("update", values, event_values(change.event), future))
+                self._jobs.put(("update", values, event_values(change.event), future, None))
             case Accept(row=row):
                 inline = len(row.payload) <= INLINE_PAYLOAD
                 values = (self._epoch, *sql.fixed(row), *sql.changing(row), row.payload if inline else None)
-                if not inline:
-                    return asyncio.ensure_future(self._accept_large(row, values, event_values(change.event)))
-                self._jobs.put(("accept", values, event_values(change.event), future))
+                apart = None if inline else (row.task_id, row.payload)
+                self._jobs.put(("accept", values, event_values(change.event), future, apart))
             case Prune(before=before):
-                for key in ("prune", "prune_payloads", "prune_events"):
-                    self._jobs.put((key, (before,), None, future))
+                for key in ("prune", "prune_events"):
+                    self._jobs.put((key, (before,), None, future, None))
             case _:
-                self._jobs.put((*other_values(change), event_values(getattr(change, "event", None)), future))
+                event = event_values(getattr(change, "event", None))
+                self._jobs.put((*other_values(change), event, future, None))
         return future
-
-    async def _accept_large(self, row: TaskRow, values: Row, event: Row | None) -> bool:
-        """The payload first: a task without one must never be on disk."""
-        stored: asyncio.Future[bool] = self._loop.create_future()
-        self._jobs.put(("payload", (row.task_id, row.payload), None, stored))
-        await stored
-        accepted: asyncio.Future[bool] = self._loop.create_future()
-        self._jobs.put(("accept", values, event, accepted))
-        return await accepted
 
     def _run(self) -> None:
         while (first := self._jobs.get()) is not None:
@@ -159,7 +151,7 @@ class SqliteStore:
                 if not self._apply_together(batch):
                     raise _Refused
             return [True] * len(batch)
-        except (_Refused, sqlite3.Error, OverflowError):
+        except Exception:  # whatever it was: the writer goes on, and each change learns its own fate
             return [self._apply_alone(job) for job in batch]
 
     @contextlib.contextmanager
@@ -175,11 +167,14 @@ class SqliteStore:
             raise
 
     def _apply_together(self, batch: Sequence[Job]) -> bool:
+        apart = [payload for *_, payload in batch if payload is not None]
+        if apart:
+            self._execute(sql.PAYLOAD, apart)
         for key, statement in sql.STATEMENTS.items():
-            rows = [values for kind, values, _, _ in batch if kind == key]
+            rows = [job[1] for job in batch if job[0] == key]
             if rows and self._execute(statement, rows) < len(rows) and key in sql.FENCED:
                 return False
-        events = [event for _, _, event, _ in batch if event is not None]
+        events = [job[2] for job in batch if job[2] is not None]
         if events:
             self._execute(sql.EVENT, events)
         return True
@@ -193,15 +188,18 @@ class SqliteStore:
         return changed
 
     def _apply_alone(self, job: Job) -> bool | Exception:
-        kind, values, event, _ = job
+        kind, values, event, _, payload = job
         try:
             with self._transaction():
                 changed = self._execute(sql.STATEMENTS[kind], [values])
-                applied = changed > 0 or kind not in sql.FENCED
-                if applied and event is not None:
+                if not changed and kind in sql.FENCED:
+                    return sql.landed(self._write, kind, values)
+                if payload is not None:
+                    self._execute(sql.PAYLOAD, [payload])
+                if event is not None:
                     self._execute(sql.EVENT, [event])
-            return applied or sql.landed(self._write, kind, values)
-        except (sqlite3.Error, OverflowError) as error:
+            return True
+        except Exception as error:
             return refusal(error, self._path)
 
     # Reads: on the reader's thread.
@@ -324,7 +322,10 @@ def refusals(path: Path) -> Iterator[None]:
 
 
 def refusal(error: Exception, path: Path) -> PoolsError:
-    """What a database error means to the user."""
+    """What a failure to write means to the user."""
+    if isinstance(error, ValueError | OverflowError):
+        hint = "Use valid text and numbers of at most 64 bits."
+        return PoolsError("invalid_payload", f"The store cannot hold this value: {error}.", hint)
     text = str(error)
     if "full" in text:
         step = "Free some disk space; work that was accepted is safe and goes on afterwards."
