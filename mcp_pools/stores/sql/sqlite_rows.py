@@ -132,7 +132,7 @@ def migrations() -> list[str]:
 def migrate(db: sqlite3.Connection, path: Path) -> None:
     """Bring the schema up to date; raises `PoolsError` when it is newer than this code, or not ours."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if db.execute("PRAGMA application_id").fetchone()[0] not in (0, APPLICATION_ID):
+    if not _ours(db):
         raise PoolsError(
             "conflict", f"{path} belongs to another program.", "Set MCP_POOLS_HOME to another directory."
         )
@@ -143,9 +143,16 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
             "Upgrade mcp-pools, or set MCP_POOLS_HOME to another directory.",
         )
     for number, script in enumerate(migrations()[version:], version + 1):
-        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
-    if version < len(migrations()):
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}"
+        db.executescript(f"BEGIN IMMEDIATE; {script}; {marks}; COMMIT;")
+
+
+def _ours(db: sqlite3.Connection) -> bool:
+    """Whether a file says that it is ours, or holds nothing yet."""
+    said = db.execute("PRAGMA application_id").fetchone()[0]
+    if said == 0:
+        return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+    return bool(said == APPLICATION_ID)
 
 
 def changing(row: TaskRow) -> Row:
