@@ -137,13 +137,13 @@ class Intake:
                 raise PoolsError("not_allowed", f"There is no secret {name!r} in the configuration.", hint)
 
     def launch(self, row: TaskRow, payload: bytes) -> Launch:
-        """The launch of a task that is kept as running."""
+        """The launch of a task that is kept as running; without a handler when its type is gone."""
         return Launch(
             attempt_id=row.attempt_id,
             task_id=row.task_id,
             attempt=row.attempt,
             task_type=row.task_type,
-            handler=self._type(row.task_type).handler,
+            handler=self.task_types[row.task_type].handler if row.task_type in self.task_types else "",
             payload=payload,
             timeout=row.timeout,
             cwd=row.cwd,
