@@ -26,7 +26,7 @@ from mcp_pools.errors import PoolsError
 from mcp_pools.models import Progress
 from mcp_pools.pool import LivePool, LiveTask
 from mcp_pools.states import TERMINAL, Verdict, judge, step
-from mcp_pools.store import Accept, EventRow, PutAffinity, TaskRow, Update
+from mcp_pools.store import Accept, EventRow, PutAffinity, RequestCancel, TaskRow, Update
 
 if TYPE_CHECKING:
     from mcp_pools.adapter import AdapterEvent
@@ -74,6 +74,9 @@ class Dispatcher:
         slots = self._slot_at_once(pool, row)
         if slots:
             self._take(pool, live, slots[0])
+        else:
+            pool.arriving += 1
+            self._registry.loaded(pool)
         self.tasks[row.task_id] = live
         kind = "task.started" if slots else "task.queued"
         event = EventRow(at=row.created_at, kind=kind, pool=row.pool, task_id=row.task_id)
@@ -81,7 +84,11 @@ class Dispatcher:
             kept = await self.commits.landed(Accept(row, event))
         except BaseException:
             self._drop(pool, live)
+            self.commits.spawn(self._disown(live))
             raise
+        finally:
+            pool.arriving -= not slots
+            self._registry.loaded(pool)
         if not kept:
             self._drop(pool, live)
             return None
@@ -102,6 +109,16 @@ class Dispatcher:
             live.slot.give_back()
             pool.running.pop(live.row.attempt_id, None)
             self._freed(pool)
+
+    async def _disown(self, live: LiveTask) -> None:
+        """Nobody was told of this task: should it be on disk after all, it ends as cancelled."""
+        task_id = live.task_id
+        await self.commits.landed(RequestCancel(task_id, time.time()), patience=float("inf"))
+        kept = await self._registry.store.task(task_id)
+        if kept is not None:
+            live.row, live.cancelling, self.tasks[task_id] = kept, True, live
+            message = "It could not be told whether it was accepted."
+            self._finish(live, Verdict("cancel"), Ended(kept.attempt_id, "cancelled", message=message))
 
     # Queued: it waits for a slot.
 
@@ -138,7 +155,9 @@ class Dispatcher:
             to = self.choose(row)
         except PoolsError as none:
             if none.code != "queue_full":
-                self._finish(live, Verdict("cancel"), Ended(row.attempt_id, "cancelled", message=none.message))
+                self._finish(
+                    live, Verdict("cancel"), Ended(row.attempt_id, "cancelled", message=none.message)
+                )
                 return
             to = self._shortest(row)  # it was accepted once: no bound on queues takes that back
         event = EventRow(at=time.time(), kind="task.moved", pool=to.name, task_id=row.task_id)
@@ -246,7 +265,7 @@ class Dispatcher:
         if live is None:
             self.commits.counters.fenced_writes += 1
             return
-        ended = self._intake.within_limits(ended)
+        ended = self._intake.within_limits(self._interrupted(ended))
         verdict = judge(
             ended.code,
             attempt=live.row.attempt,
@@ -259,6 +278,13 @@ class Dispatcher:
         else:
             self._finish(live, verdict, ended)
         self._freed(pool)
+
+    def _interrupted(self, ended: Ended) -> Ended:
+        """A worker lost while the owner leaves was not lost: the owner ended it."""
+        if not self.leaving or ended.code != "worker_lost":
+            return ended
+        message = "Its owner left while it ran; it may have run, in part or in whole."
+        return replace(ended, code="interrupted", message=message)
 
     def _freed(self, pool: LivePool) -> None:
         self.dispatch(pool)
