@@ -67,8 +67,10 @@ class Commits:
         while True:
             try:
                 return await self._store.commit(change)
-            except (PoolsError, OSError):
+            except (PoolsError, OSError) as error:
                 self.counters.store_errors += 1
+                if isinstance(error, PoolsError) and not error.retryable:
+                    raise
                 if time.monotonic() + delay > deadline:
                     raise
             await asyncio.sleep(delay)
@@ -78,11 +80,12 @@ class Commits:
         """Hand over what may also get lost: a hint, a cleaning."""
         self._store.commit(change).add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something beside the rest; it ends with the router."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     async def end(self) -> None:
         """End what was spawned."""

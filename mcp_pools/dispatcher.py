@@ -25,8 +25,8 @@ from mcp_pools.commits import Commits
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Progress
 from mcp_pools.pool import LivePool, LiveTask
-from mcp_pools.states import Verdict, judge, step
-from mcp_pools.store import Accept, EventRow, PutAffinity, TaskRow, Update
+from mcp_pools.states import TERMINAL, Verdict, judge, step
+from mcp_pools.store import Accept, EventRow, PutAffinity, RequestCancel, TaskRow, Update
 
 if TYPE_CHECKING:
     from mcp_pools.adapter import AdapterEvent
@@ -54,7 +54,7 @@ class Dispatcher:
         """The pool that should take a task; raises `PoolsError` when none may."""
         fleet, key = self._registry.fleet, row.affinity_key
         affine = row.strategy == "affinity" and key is not None
-        known = affine and fleet.home(key or "") is not None
+        known = fleet.home(key or "") if affine else None
         chosen = fleet.choose(
             row.strategy,
             task_type=row.task_type,
@@ -63,7 +63,7 @@ class Dispatcher:
             affinity_key=key,
             avoid=row.pool if row.attempt else None,
         )
-        if affine and not known:
+        if affine and fleet.home(key or "") != known:
             self.commits.unwatched(PutAffinity(key or "", fleet.home(key or "") or chosen))
         return self._registry.pools[chosen]
 
@@ -74,6 +74,9 @@ class Dispatcher:
         slots = self._slot_at_once(pool, row)
         if slots:
             self._take(pool, live, slots[0])
+        else:
+            pool.arriving += 1
+            self._registry.loaded(pool)
         self.tasks[row.task_id] = live
         kind = "task.started" if slots else "task.queued"
         event = EventRow(at=row.created_at, kind=kind, pool=row.pool, task_id=row.task_id)
@@ -81,7 +84,11 @@ class Dispatcher:
             kept = await self.commits.landed(Accept(row, event))
         except BaseException:
             self._drop(pool, live)
+            self.commits.spawn(self._disown(live))
             raise
+        finally:
+            pool.arriving -= not slots
+            self._registry.loaded(pool)
         if not kept:
             self._drop(pool, live)
             return None
@@ -103,11 +110,23 @@ class Dispatcher:
             pool.running.pop(live.row.attempt_id, None)
             self._freed(pool)
 
+    async def _disown(self, live: LiveTask) -> None:
+        """Nobody was told of this task: should it be on disk after all, it ends as cancelled."""
+        task_id = live.task_id
+        await self.commits.landed(RequestCancel(task_id, time.time()), patience=float("inf"))
+        kept = await self._registry.store.task(task_id)
+        if kept is not None:
+            live.row, live.cancelling, self.tasks[task_id] = kept, True, live
+            message = "It could not be told whether it was accepted."
+            self._finish(live, Verdict("cancel"), Ended(kept.attempt_id, "cancelled", message=message))
+
     # Queued: it waits for a slot.
 
     def enqueue(self, pool: LivePool, live: LiveTask) -> None:
         """Let a kept task wait for a slot, from its `not_before` on."""
         delay = (live.row.not_before or 0.0) - time.time()
+        if live.row.status in TERMINAL:
+            return  # it was cancelled while it still was being kept as queued
         if live.cancelling:
             self._cancelled(pool, live)
         elif delay > 0:
@@ -135,12 +154,21 @@ class Dispatcher:
                 raise PoolsError("unsupported", f"It was pinned to pool {row.pool!r}, which has closed.")
             to = self.choose(row)
         except PoolsError as none:
-            self._finish(live, Verdict("cancel"), Ended(row.attempt_id, "cancelled", message=none.message))
-            return
+            if none.code != "queue_full":
+                self._finish(
+                    live, Verdict("cancel"), Ended(row.attempt_id, "cancelled", message=none.message)
+                )
+                return
+            to = self._shortest(row)  # it was accepted once: no bound on queues takes that back
         event = EventRow(at=time.time(), kind="task.moved", pool=to.name, task_id=row.task_id)
         event.data = {"from": row.pool}
         row.pool, row.pool_type = to.name, to.row.spec.type
         self.commits.after(Update(row, row.launch, event), partial(self.enqueue, to, live))
+
+    def _shortest(self, row: TaskRow) -> LivePool:
+        """The pool with the fewest tasks waiting, of those that may run this one."""
+        names = self._registry.fleet.candidates(row.task_type, row.selector)
+        return min((self._registry.pools[name] for name in names), key=lambda pool: len(pool.queue))
 
     def dispatch(self, pool: LivePool) -> None:
         """Give the best queued tasks the slots that are free."""
@@ -174,6 +202,9 @@ class Dispatcher:
         """The task is on disk as running: run it, unless somebody has changed their mind."""
         if live.cancelling:
             self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+        elif live.row.task_type not in self._intake.task_types:
+            message = f"There is no task type {live.row.task_type!r} any more."
+            self._called_off(pool, live, Ended(live.row.attempt_id, "unknown_task_type", message=message))
         elif self._intake.needs_secrets(live.row):
             self.commits.spawn(self._launch_filled(pool, live))
         else:
@@ -185,7 +216,10 @@ class Dispatcher:
         except PoolsError as error:
             self._called_off(pool, live, Ended(live.row.attempt_id, error.code, message=str(error)))
             return
-        self._hand_over(pool, live, payload)
+        if live.cancelling:
+            self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+        else:
+            self._hand_over(pool, live, payload)
 
     def _hand_over(self, pool: LivePool, live: LiveTask, payload: bytes) -> None:
         assert pool.adapter is not None
@@ -231,7 +265,7 @@ class Dispatcher:
         if live is None:
             self.commits.counters.fenced_writes += 1
             return
-        ended = self._intake.within_limits(ended)
+        ended = self._intake.within_limits(self._interrupted(ended))
         verdict = judge(
             ended.code,
             attempt=live.row.attempt,
@@ -244,6 +278,13 @@ class Dispatcher:
         else:
             self._finish(live, verdict, ended)
         self._freed(pool)
+
+    def _interrupted(self, ended: Ended) -> Ended:
+        """A worker lost while the owner leaves was not lost: the owner ended it."""
+        if not self.leaving or ended.code != "worker_lost":
+            return ended
+        message = "Its owner left while it ran; it may have run, in part or in whole."
+        return replace(ended, code="interrupted", message=message)
 
     def _freed(self, pool: LivePool) -> None:
         self.dispatch(pool)
@@ -309,18 +350,20 @@ class Dispatcher:
         """Stop a task whose cancelling is on disk, wherever it is now; its end follows."""
         row = live.row
         pool = self._registry.pools.get(row.pool or "")
-        if live.task_id not in self.tasks or pool is None or pool.adapter is None:
+        if live.task_id not in self.tasks:
             return
-        if row.status == "running" and live.launched:
+        if row.status == "running" and live.launched and pool is not None and pool.adapter is not None:
             await pool.adapter.cancel(row.attempt_id)
         elif row.status == "queued" and (
-            pool.queue.remove(row.task_id) is not None or (row.not_before or 0.0) > time.time()
+            (pool is not None and pool.queue.remove(row.task_id) is not None)
+            or (row.not_before or 0.0) > time.time()
         ):
             self._cancelled(pool, live)
 
-    def _cancelled(self, pool: LivePool, live: LiveTask) -> None:
+    def _cancelled(self, pool: LivePool | None, live: LiveTask) -> None:
         self._finish(live, Verdict("cancel"), Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
-        self._registry.loaded(pool)
+        if pool is not None:
+            self._registry.loaded(pool)
 
     async def stop(self) -> None:
         """Dispatch nothing more."""

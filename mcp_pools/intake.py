@@ -70,6 +70,8 @@ class Intake:
                 f"This task would be {caller.depth} tasks deep; max_depth is {self._settings.max_depth}.",
                 "Start it from outside, or raise max_depth.",
             )
+        in_bounds(request)
+        valid_text(request, caller)
         payload, roots = self._payload(kind, request.payload, caller)
         return TaskRow(
             task_id=new_id("t"),
@@ -137,13 +139,13 @@ class Intake:
                 raise PoolsError("not_allowed", f"There is no secret {name!r} in the configuration.", hint)
 
     def launch(self, row: TaskRow, payload: bytes) -> Launch:
-        """The launch of a task that is kept as running."""
+        """The launch of a task that is kept as running; without a handler when its type is gone."""
         return Launch(
             attempt_id=row.attempt_id,
             task_id=row.task_id,
             attempt=row.attempt,
             task_type=row.task_type,
-            handler=self._type(row.task_type).handler,
+            handler=self.task_types[row.task_type].handler if row.task_type in self.task_types else "",
             payload=payload,
             timeout=row.timeout,
             cwd=row.cwd,
@@ -177,6 +179,32 @@ class Intake:
             return ended
         message = f"The result has {size} bytes; max_result_bytes is {limit}. Write it to a file instead."
         return replace(ended, code="result_too_large", result=None, message=message)
+
+
+def in_bounds(request: Request) -> None:
+    """Refuse numbers out of bounds; calls from Python come without any check."""
+    bounds = {
+        "timeout": (request.timeout > 0, "more than 0 seconds"),
+        "max_attempts": (1 <= request.max_attempts <= 100, "1 to 100"),
+        "priority": (-100 <= request.priority <= 100, "-100 to 100"),
+    }
+    for name, (holds, wanted) in bounds.items():
+        if not holds:
+            message = f"{name} is {getattr(request, name)!r}."
+            raise PoolsError("invalid_payload", message, f"Give {wanted}.")
+
+
+def valid_text(request: Request, caller: Caller) -> None:
+    """Refuse text that is no Unicode (lone surrogates): no store can hold it."""
+    texts = {"idempotency_key": request.idempotency_key, "affinity_key": request.affinity_key}
+    texts |= {"the working directory": caller.cwd}
+    texts |= {f"selector {key!r}": key + value for key, value in (request.selector or {}).items()}
+    for name, text in texts.items():
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            message = f"{name} holds a character that is no Unicode text."
+            raise PoolsError("invalid_payload", message, "Leave it out.") from None
 
 
 def validated(kind: TaskType, payload: dict[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,10 @@ class LivePool:
         self.health: Health = "healthy"
         self.reason: str | None = None
         self.draining = False
+        self.arriving = 0
+        """Tasks that are being kept and will wait in its queue."""
         self.emptied = asyncio.Event()
+        self.opening = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -111,6 +114,11 @@ class LivePool:
         """Workers at most, or its fixed size."""
         fixed = self.row.fixed_workers
         return self.row.spec.max_workers if fixed is None else fixed
+
+    @property
+    def queued(self) -> int:
+        """Tasks that wait here, or are about to."""
+        return len(self.queue) + self.arriving
 
     def resize(self) -> None:
         """Tell the adapter the size that holds now."""
@@ -126,7 +134,7 @@ class LivePool:
             name=self.name,
             capacity=self.capacity,
             busy=len(self.running),
-            queued=len(self.queue),
+            queued=self.queued,
             healthy=self.health != "unhealthy",
             open=not self.draining,
             types=ANY,
@@ -183,8 +191,9 @@ class LivePool:
     async def check(self) -> PoolHealth:
         """Ask the adapter how it is, for at most `HEALTH_SECONDS`."""
         if self.adapter is None:
+            reason = self.reason or "no owner"
             return PoolHealth(
-                name=self.name, status="healthy", workers=0, latency_seconds=0.0, reason="no owner"
+                name=self.name, status=self.health, workers=0, latency_seconds=0.0, reason=reason
             )
         started = time.perf_counter()
         try:

@@ -49,6 +49,7 @@ class Registry:
         self.store = SqliteStore(settings.home / "pools.db", sync=settings.durable_sync)
         self.fleet = Fleet(settings.max_queue)
         self.pools: dict[str, LivePool] = {}
+        self._registering = asyncio.Lock()
 
     @asynccontextmanager
     async def owned(self, lock: bool) -> AsyncIterator[None]:
@@ -130,10 +131,10 @@ class Registry:
             raise PoolsError(
                 "conflict", f"Pool {name!r} is closing.", "Use another pool; pool_list shows them."
             )
-        if len(pool.queue) >= self.settings.max_queue:
+        if pool.queued >= self.settings.max_queue:
             raise PoolsError(
                 "queue_full",
-                f"Pool {name!r} has {len(pool.queue)} tasks waiting, the most that max_queue allows.",
+                f"Pool {name!r} has {pool.queued} tasks waiting, the most that max_queue allows.",
                 "Try again when some have finished, or name no pool.",
                 retryable=True,
             )
@@ -181,7 +182,7 @@ class Registry:
         self.fleet.change(
             pool.name,
             busy=len(pool.running),
-            queued=len(pool.queue),
+            queued=pool.queued,
             healthy=pool.health != "unhealthy",
             open=not pool.draining,
             capacity=pool.capacity,
@@ -191,6 +192,11 @@ class Registry:
 
     async def start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
         """Open a pool's adapter, which takes up `orphans`; one that will not open is unhealthy."""
+        async with pool.opening:
+            if pool.adapter is None and pool.row.status != "closed":
+                await self._start(pool, orphans)
+
+    async def _start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
         try:
             kind = plugins.adapter(pool.row.spec.type, self.settings.adapters)
             adapter = kind(pool.row.spec, self._surroundings(pool.name))
@@ -214,6 +220,10 @@ class Registry:
     ) -> LivePool:
         """Open a new pool. The same definition again is the same pool; another one is a `conflict`."""
         spec = self._spec(name, type, min_workers, max_workers, rest)
+        async with self._registering:
+            return await self._register(name, spec)
+
+    async def _register(self, name: str, spec: PoolSpec) -> LivePool:
         known = self.pools.get(name)
         if known is not None and not self.is_implied(known):
             return self._unchanged(known, spec)
@@ -256,10 +266,12 @@ class Registry:
             least = min(defaults.pool_default_min_workers, most or defaults.pool_default_min_workers)
         if most is None:
             most = max(defaults.pool_default_max_workers, least)
-        if not least <= most <= _MOST_WORKERS:
+        if not (0 <= least <= most <= _MOST_WORKERS and most > 0):
             message = f"min_workers {least} and max_workers {most} do not fit."
             raise PoolsError(
-                "invalid_payload", message, f"Give min_workers <= max_workers <= {_MOST_WORKERS}."
+                "invalid_payload",
+                message,
+                f"Give 0 <= min_workers <= max_workers, and max_workers 1 to {_MOST_WORKERS}.",
             )
         kind = plugins.ALIASES.get(type, type)
         return PoolSpec(name=name, type=kind, min_workers=least, max_workers=most, **rest)
@@ -279,9 +291,9 @@ class Registry:
     async def scale(self, name: str, workers: int | None) -> LivePool:
         """Fix a pool's size, or with `None` let it follow its queue."""
         pool = self.pool(name)
-        if workers is not None and workers > _MOST_WORKERS:
-            message = f"{workers} workers are more than a pool may have."
-            raise PoolsError("invalid_payload", message, f"Give at most {_MOST_WORKERS}.")
+        if workers is not None and not 0 <= workers <= _MOST_WORKERS:
+            message = f"A pool cannot have {workers} workers."
+            raise PoolsError("invalid_payload", message, f"Give 0 to {_MOST_WORKERS}, or auto.")
         before, pool.row.fixed_workers = pool.capacity, workers
         direction = "up" if pool.capacity > before else "down"
         event = EventRow(
@@ -302,9 +314,10 @@ class Registry:
 
     async def close(self, pool: LivePool) -> None:
         """Close a pool that is empty."""
-        await pool.scope.aclose()
-        pool.adapter = None
-        pool.row.status = "closed"
+        async with pool.opening:
+            await pool.scope.aclose()
+            pool.adapter = None
+            pool.row.status = "closed"
         self.fleet.remove(pool.name)
         self.pools.pop(pool.name, None)
         await self._put(pool, EventRow(at=time.time(), kind="pool.closed", pool=pool.name))

@@ -203,11 +203,19 @@ class Router:
             return Cancelled(id=task_id, cancelled=False, already_finished=True)
         if not live.cancelling:
             live.cancelling = True
-            await self.dispatcher.commits.landed(RequestCancel(task_id, time.time()))
-            await self.dispatcher.cancel(live)
+            await asyncio.shield(self.dispatcher.commits.spawn(self._cancel(live)))
         await live.ended.wait()
         done = live.row.status == "cancelled"
         return Cancelled(id=task_id, cancelled=done, already_finished=not done)
+
+    async def _cancel(self, live: LiveTask) -> None:
+        """Keep the intent, then act on it, also when whoever asked has gone."""
+        try:
+            await self.dispatcher.commits.landed(RequestCancel(live.task_id, time.time()))
+        except BaseException:
+            live.cancelling = False
+            raise
+        await self.dispatcher.cancel(live)
 
     def withdraw(self) -> None:
         """The caller does not want this call any more: cancel what it had accepted, beside the rest.
@@ -290,15 +298,17 @@ class Router:
         prune_at = time.monotonic()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            for pool in list(self.registry.pools.values()):
-                if pool.adapter is None:
-                    await self._start(pool)
-                await pool.check()
-                self.dispatcher.dispatch(pool)
+            await asyncio.gather(*(self._look_at(pool) for pool in list(self.registry.pools.values())))
             if time.monotonic() > prune_at:
                 prune_at = time.monotonic() + PRUNE_SECONDS
                 before = time.time() - self.settings.retention_days * 86400
                 self.dispatcher.commits.unwatched(Prune(before))
+
+    async def _look_at(self, pool: LivePool) -> None:
+        if pool.adapter is None:
+            await self._start(pool)
+        await pool.check()
+        self.dispatcher.dispatch(pool)
 
 
 def read_only(home: Path, config: str | None) -> AbstractAsyncContextManager[Router] | None:

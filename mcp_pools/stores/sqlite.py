@@ -45,8 +45,9 @@ INLINE_PAYLOAD: Final = 4096
 """Bytes up to which a payload lives in its task's row, which each change rewrites."""
 
 Row = tuple[Any, ...]
-Job = tuple[str, Row, Row | None]
-"""A change: its statement's key, its values, its event's values."""
+Job = tuple[str, Row, Row | None, Row | None]
+"""A change: its statement's key, its values, its event's values, and the values of a payload
+that lies in a table of its own."""
 
 
 class SqliteStore:
@@ -108,29 +109,23 @@ class SqliteStore:
             case Update(row=row):
                 values = (row.task_id, change.fence, self._epoch, *sql.changing(row))
                 return self._add("update", values, change.event)
-            case Accept(row=row) if len(row.payload) > INLINE_PAYLOAD:
-                return asyncio.ensure_future(self._accept_large(row, change.event))
             case Accept(row=row):
-                return self._add("accept", self._accepting(row, row.payload), change.event)
+                inline = len(row.payload) <= INLINE_PAYLOAD
+                values = (self._epoch, *sql.fixed(row), *sql.changing(row), row.payload if inline else None)
+                return self._add(
+                    "accept", values, change.event, None if inline else (row.task_id, row.payload)
+                )
             case Prune(before=before):
-                for key in ("prune", "prune_payloads"):
-                    self._add(key, (before,)).add_done_callback(asyncio.Future.exception)
-                return self._add("prune_events", (before,))
+                self._add("prune_events", (before,)).add_done_callback(asyncio.Future.exception)
+                return self._add("prune", (before,))
             case _:
                 return self._add(*other_values(change), getattr(change, "event", None))
 
-    def _add(self, key: str, values: Row, event: EventRow | None = None) -> asyncio.Future[bool]:
+    def _add(
+        self, key: str, values: Row, event: EventRow | None = None, payload: Row | None = None
+    ) -> asyncio.Future[bool]:
         assert self._group is not None
-        return self._group.add((key, values, event_values(event)))
-
-    def _accepting(self, row: TaskRow, payload: bytes | None) -> Row:
-        return (self._epoch, *sql.fixed(row), *sql.changing(row), payload)
-
-    async def _accept_large(self, row: TaskRow, event: EventRow | None) -> bool:
-        """The payload first: a task without one must never be on disk."""
-        values = self._accepting(row, None)
-        await self._add("payload", (row.task_id, row.payload))
-        return await self._add("accept", values, event)
+        return self._group.add((key, values, event_values(event), payload))
 
     def _apply(self, batch: Sequence[Job]) -> Sequence[bool | Exception]:
         """Apply a batch in one transaction; one by one when a change was refused or failed."""
@@ -139,7 +134,7 @@ class SqliteStore:
                 if not self._apply_together(batch):
                     raise _Refused
             return [True] * len(batch)
-        except (_Refused, sqlite3.Error, OverflowError):
+        except Exception:  # whatever it was: the writer goes on, and each change learns its own fate
             return [self._apply_alone(job) for job in batch]
 
     @contextlib.contextmanager
@@ -155,11 +150,14 @@ class SqliteStore:
             raise
 
     def _apply_together(self, batch: Sequence[Job]) -> bool:
+        apart = [payload for *_, payload in batch if payload is not None]
+        if apart:
+            self._execute(sql.PAYLOAD, apart)
         for key, statement in sql.STATEMENTS.items():
-            rows = [values for kind, values, _ in batch if kind == key]
+            rows = [job[1] for job in batch if job[0] == key]
             if rows and self._execute(statement, rows) < len(rows) and key in sql.FENCED:
                 return False
-        events = [event for _, _, event in batch if event is not None]
+        events = [job[2] for job in batch if job[2] is not None]
         if events:
             self._execute(sql.EVENT, events)
         return True
@@ -173,15 +171,18 @@ class SqliteStore:
         return changed
 
     def _apply_alone(self, job: Job) -> bool | Exception:
-        kind, values, event = job
+        kind, values, event, payload = job
         try:
             with self._transaction():
                 changed = self._execute(sql.STATEMENTS[kind], [values])
-                applied = changed > 0 or kind not in sql.FENCED
-                if applied and event is not None:
+                if not changed and kind in sql.FENCED:
+                    return sql.landed(self._write, kind, values)
+                if payload is not None:
+                    self._execute(sql.PAYLOAD, [payload])
+                if event is not None:
                     self._execute(sql.EVENT, [event])
-            return applied or sql.landed(self._write, kind, values)
-        except (sqlite3.Error, OverflowError) as error:
+            return True
+        except Exception as error:
             return refusal(error, self._path)
 
     # Reads: on the reader's thread.
@@ -293,7 +294,10 @@ def refusals(path: Path) -> Iterator[None]:
 
 
 def refusal(error: Exception, path: Path) -> PoolsError:
-    """What a database error means to the user."""
+    """What a failure to write means to the user."""
+    if isinstance(error, ValueError | OverflowError):
+        hint = "Use valid text and numbers of at most 64 bits."
+        return PoolsError("invalid_payload", f"The store cannot hold this value: {error}.", hint)
     text = str(error)
     if "full" in text:
         step = "Free some disk space; work that was accepted is safe and goes on afterwards."

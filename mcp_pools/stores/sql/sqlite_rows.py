@@ -29,6 +29,7 @@ CHANGING: Final = (
     *("status", "pool", "pool_type", "worker", "attempt", "launch", "seq", "not_before"),
     *("started_at", "finished_at", "progress", "error", "output_tail", "result"),
 )
+POOL: Final = ("name", "pool_id", "spec", "status", "fixed_workers", "configured", "created_at")
 
 Row = tuple[Any, ...]
 Statement = Callable[[int], str]
@@ -49,13 +50,19 @@ def insert(into: str, columns: tuple[str, ...], conflict: str = "") -> Statement
 
 @functools.cache
 def update(rows: int) -> str:
-    """Write many tasks' changing columns, each fenced by the launch it speaks for."""
+    """Write many tasks' changing columns, each fenced by the launch it speaks for.
+
+    What a task says already is not written again: a repetition leaves no second event.
+    """
     columns = ("epoch", *CHANGING)
     one = f"({', '.join('?' * (len(columns) + 2))})"
-    written = ", ".join(f"{name} = new.column{number}" for number, name in enumerate(columns, 3))
+    places = {name: f"new.column{number}" for number, name in enumerate(columns, 3)}
+    written = ", ".join(f"{name} = {place}" for name, place in places.items())
+    news = " OR ".join(f"tasks.{name} IS NOT {places[name]}" for name in (*CHANGING, "epoch"))
     return (
         f"UPDATE tasks SET {written} FROM (VALUES {', '.join([one] * rows)}) AS new "  # noqa: S608
-        "WHERE tasks.task_id = new.column1 AND tasks.launch = new.column2 AND tasks.finished_at IS NULL"
+        "WHERE tasks.task_id = new.column1 AND tasks.launch = new.column2 AND tasks.finished_at IS NULL "
+        f"AND ({news})"
     )
 
 
@@ -71,27 +78,26 @@ def one_at_a_time(sql: str) -> Statement:
 
 
 STATEMENTS: Final[dict[str, Statement]] = {
-    "payload": insert("payloads", ("task_id", "payload"), "ON CONFLICT DO NOTHING"),
     "accept": insert("tasks", ("epoch", *FIXED, *CHANGING, "payload"), "ON CONFLICT DO NOTHING"),
     "cancel": one_at_a_time(
         "UPDATE tasks SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE task_id = ?"
     ),
     "update": update,
     "pool": one_at_a_time(
-        "INSERT OR REPLACE INTO pools (name, pool_id, spec, status, fixed_workers, configured, created_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)"
+        f"INSERT INTO pools ({', '.join(POOL)}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE "  # noqa: S608
+        f"SET {', '.join(f'{name} = excluded.{name}' for name in POOL[1:])} "
+        f"WHERE {' OR '.join(f'pools.{name} IS NOT excluded.{name}' for name in POOL[1:])}"
     ),
     "affinity": one_at_a_time("INSERT OR REPLACE INTO affinities VALUES (?, ?)"),
     "prune": one_at_a_time("DELETE FROM tasks WHERE finished_at < ?"),
-    "prune_payloads": one_at_a_time(
-        "DELETE FROM payloads WHERE ? AND task_id NOT IN (SELECT task_id FROM tasks)"
-    ),
     "prune_events": one_at_a_time("DELETE FROM events WHERE at < ?"),
 }
 """By key, in the order in which one transaction applies them."""
 
-FENCED: Final = frozenset({"accept", "update"})
-"""Statements that refuse a row by not changing anything."""
+FENCED: Final = frozenset({"accept", "update", "pool"})
+"""Statements that refuse a row, or know it already, by not changing anything."""
+
+PAYLOAD: Final = insert("payloads", ("task_id", "payload"), "ON CONFLICT DO NOTHING")
 
 EVENT: Final = insert("events", ("at", "kind", "pool", "task_id", "data"))
 
@@ -126,7 +132,7 @@ def migrations() -> list[str]:
 def migrate(db: sqlite3.Connection, path: Path) -> None:
     """Bring the schema up to date; raises `PoolsError` when it is newer than this code, or not ours."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if db.execute("PRAGMA application_id").fetchone()[0] not in (0, APPLICATION_ID):
+    if not _ours(db):
         raise PoolsError(
             "conflict", f"{path} belongs to another program.", "Set MCP_POOLS_HOME to another directory."
         )
@@ -137,9 +143,16 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
             "Upgrade mcp-pools, or set MCP_POOLS_HOME to another directory.",
         )
     for number, script in enumerate(migrations()[version:], version + 1):
-        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
-    if version < len(migrations()):
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}"
+        db.executescript(f"BEGIN IMMEDIATE; {script}; {marks}; COMMIT;")
+
+
+def _ours(db: sqlite3.Connection) -> bool:
+    """Whether a file says that it is ours, or holds nothing yet."""
+    said = db.execute("PRAGMA application_id").fetchone()[0]
+    if said == 0:
+        return db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+    return bool(said == APPLICATION_ID)
 
 
 def changing(row: TaskRow) -> Row:
@@ -228,6 +241,8 @@ def landed(db: sqlite3.Connection, kind: str, values: Row) -> bool:
     if kind == "accept":
         found = db.execute("SELECT 1 FROM tasks WHERE task_id = ?", (values[1],)).fetchone()
         return found is not None
+    if kind == "pool":
+        return True
     columns = ", ".join(("epoch", *CHANGING))
     found = db.execute(f"SELECT {columns} FROM tasks WHERE task_id = ?", (values[0],)).fetchone()  # noqa: S608
     return found is not None and tuple(found) == values[2:]

@@ -42,6 +42,8 @@ CREATE UNIQUE INDEX tasks_key ON tasks (caller, idempotency_key) WHERE idempoten
 
 -- Payloads too large to be rewritten with each change of their task.
 CREATE TABLE payloads (task_id TEXT PRIMARY KEY, payload BLOB NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER payload_goes_with_its_task AFTER DELETE ON tasks
+BEGIN DELETE FROM payloads WHERE task_id = old.task_id; END;
 
 CREATE TABLE pools (
     name TEXT PRIMARY KEY,
