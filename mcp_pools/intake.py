@@ -72,7 +72,10 @@ class Intake:
             )
         in_bounds(request)
         valid_text(request, caller)
-        payload, roots = self._payload(kind, request.payload, caller)
+        try:
+            payload, roots = self._payload(kind, request.payload, caller)
+        except RecursionError:
+            raise PoolsError("invalid_payload", "The payload is nested too deeply.", "Flatten it.") from None
         return TaskRow(
             task_id=new_id("t"),
             task_type=kind.name,
@@ -210,10 +213,14 @@ def valid_text(request: Request, caller: Caller) -> None:
 def validated(kind: TaskType, payload: dict[str, Any]) -> dict[str, Any]:
     """The payload as its type's model has it; raises `PoolsError` `invalid_payload` naming the field."""
     from pydantic import ValidationError
+    from pydantic_core import PydanticSerializationError
 
     try:
         model = kind.payload.model_validate(payload)
         dumped: dict[str, Any] = model.model_dump(mode="json", by_alias=True)
+    except PydanticSerializationError as unwritable:
+        message = f"The payload of {kind.name!r} cannot be written as JSON: {unwritable}."
+        raise PoolsError("invalid_payload", message, "Give text, numbers, lists and objects.") from None
     except ValidationError as invalid:
         raise PoolsError(
             "invalid_payload",

@@ -225,7 +225,7 @@ class Registry:
 
     async def _register(self, name: str, spec: PoolSpec) -> LivePool:
         known = self.pools.get(name)
-        if known is not None and not self.is_implied(known):
+        if known is not None and (known.draining or not self.is_implied(known)):
             return self._unchanged(known, spec)
         kind = plugins.adapter(spec.type, self.settings.adapters)
         kind(spec, self._surroundings(name))  # refuses a definition it cannot serve

@@ -239,7 +239,9 @@ class Router:
         """Open a new pool. The implied one, there while there was no other, goes when it is empty."""
         pool = await self.registry.register(**definition)
         default = self.registry.pools.get(IMPLIED)
-        if default is not None and default is not pool and self.registry.is_implied(default):
+        if default is not None and self.registry.is_implied(default) and not default.draining:
+            default.draining = True
+            self.registry.loaded(default)
             self.dispatcher.commits.spawn(self._close_when_empty(default))
         return self.registry.view(pool)
 
@@ -266,7 +268,8 @@ class Router:
         return self.registry.view(pool)
 
     async def _close_when_empty(self, pool: LivePool) -> None:
-        await self.close(pool.name, drain_timeout=_FOREVER)
+        if self.registry.pools.get(pool.name) is pool:
+            await self.close(pool.name, drain_timeout=_FOREVER)
 
     # Opening.
 

@@ -86,8 +86,9 @@ async def test_results_are_structured_and_match_their_schema(connect: Any, name:
         result = await client.call_tool(name, calls(task.structured_content["task_id"])[name])
     assert not result.is_error
     jsonschema.validate(result.structured_content, TOOLS[name].output_schema)
-    compact = json.dumps(result.structured_content, ensure_ascii=False, separators=(",", ":"))
-    assert [block.text for block in result.content] == [compact]
+    [block] = result.content
+    assert json.loads(block.text) == result.structured_content
+    assert "\n" not in block.text and '": ' not in block.text and "\\u" not in block.text
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -186,10 +187,10 @@ async def test_a_crash_is_masked_and_logged(
 ) -> None:
     """The client learns a reference; the traceback stays in the owner's log."""
 
-    async def crash(pool: str | None) -> None:
+    async def crash(pool: str | None = None) -> None:
         raise RuntimeError("secret path /etc/shadow")
 
-    monkeypatch.setattr(router, "health", crash)
+    monkeypatch.setattr(router.registry, "health", crash)
     async with connect() as client:
         result = await client.call_tool("pool_health", {})
     text = result.content[0].text
@@ -199,11 +200,11 @@ async def test_a_crash_is_masked_and_logged(
     assert reference in record.getMessage() and record.exc_info is not None
 
 
-async def test_a_result_that_is_no_unicode_costs_only_its_call(connect: Any) -> None:
-    """A lone surrogate cannot be sent; the session goes on."""
+async def test_a_payload_that_is_no_unicode_costs_only_its_call(connect: Any) -> None:
+    """A lone surrogate is refused; the session goes on."""
     async with connect() as client:
         spoilt = await client.call_tool("pool_execute", {**ECHO, "payload": {"x": "\ud800"}})
-        assert spoilt.is_error and "(reference " in spoilt.content[0].text
+        assert spoilt.is_error and spoilt.structured_content["error"]["code"] == "invalid_payload"
         assert not (await client.call_tool("pool_execute", ECHO)).is_error
 
 
@@ -220,13 +221,14 @@ async def test_progress_arrives_in_order_before_the_result(connect: Any, router:
     async with connect() as client, anyio.create_task_group() as group:
 
         async def call() -> None:
-            await client.call_tool("pool_execute", SLEEP, progress_callback=on_progress)
+            nap = {"task_type": "sleep", "payload": {"seconds": 0.6}}
+            await client.call_tool("pool_execute", nap, progress_callback=on_progress)
 
         group.start_soon(call)
         with anyio.fail_after(10):
             await arrived.wait()
         group.cancel_scope.cancel()
-    assert seen[-1] == (2.0, 2.0, "there")
+    assert seen[-1] == (0.6, 0.6, None) and len(seen) > 1
     assert sorted(seen) == seen
 
 

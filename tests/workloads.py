@@ -1,0 +1,55 @@
+"""Task types for tests: work that waits for a sign, fails when told to, and leaves traces."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from mcp_pools.task_type import Context, task_type
+
+
+@task_type(summary="Say that it runs, then wait until a file is there")
+def hold(gate: str, context: Context) -> int:
+    """Writes `GATE.N` when attempt N has begun; returns N."""
+    Path(f"{gate}.{context.attempt}").touch()
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+    return context.attempt
+
+
+@task_type(summary="Append a word to a file")
+def note(file: str, word: str, context: Context) -> int:
+    """Returns the attempt that did it."""
+    with open(file, "a") as opened:
+        opened.write(f"{word}\n")
+    return context.attempt
+
+
+@task_type(summary="Fail until an attempt")
+def fail_until(attempt: int, context: Context) -> int:
+    """Returns the attempt that succeeded."""
+    if context.attempt < attempt:
+        raise RuntimeError(f"attempt {context.attempt}")
+    return context.attempt
+
+
+@task_type(summary="Kill the worker until an attempt")
+def die_until(attempt: int, context: Context) -> int:
+    """Returns the attempt that survived."""
+    if context.attempt < attempt:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return context.attempt
+
+
+@task_type(summary="Return a long text")
+def long_text(size: int) -> str:
+    """Of `size` characters."""
+    return "x" * size
+
+
+@task_type(summary="Return a text that is no Unicode")
+def surrogate() -> str:
+    """JSON cannot hold it."""
+    return "\ud800"
