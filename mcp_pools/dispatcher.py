@@ -100,7 +100,7 @@ class Dispatcher:
 
     def _slot_at_once(self, pool: LivePool, row: TaskRow) -> Sequence[Slot]:
         """A free slot for a new task, if nothing waits before it."""
-        return () if pool.adapter is None or len(pool.queue) else pool.adapter.reserve(1)
+        return () if pool.adapter is None or len(pool.queue) or self.leaving else pool.adapter.reserve(1)
 
     def _drop(self, pool: LivePool, live: LiveTask) -> None:
         """Forget a task that was not kept."""

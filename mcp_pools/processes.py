@@ -81,7 +81,7 @@ def kill_marked(belongs: Callable[[str, str], bool]) -> int:
     """Kill every process that `marked` finds, and all below it, until none is left; how many there were."""
     killed = 0
     for _ in range(100):
-        found = [pid for pid in marked(belongs) if not _is_zombie(pid)]
+        found = [pid for pid in marked(belongs) if not is_over(pid)]
         if not found:
             break
         for pid in [*(below for root in found for below in descendants(root)), *found]:
@@ -91,7 +91,8 @@ def kill_marked(belongs: Callable[[str, str], bool]) -> int:
     return killed
 
 
-def _is_zombie(pid: int) -> bool:
+def is_over(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
     try:
         stat = (_PROC / str(pid) / "stat").read_text()
     except OSError:
