@@ -6,7 +6,7 @@ still lie in its channel and can be taken back. They are, as soon as the launch 
 them turns out to be long, is to be cancelled, or takes the worker down.
 
 Options: `memory_limit_bytes` (a worker over it is ended: `out_of_memory`),
-`recycle_bytes` (an idle worker over it is replaced), `idle_seconds` (an idle worker above
+`recycle_bytes` (a worker over it is replaced after its task), `idle_seconds` (an idle worker above
 the minimum is retired).
 """
 
@@ -52,6 +52,8 @@ _TICK_SECONDS: Final = 0.02
 _MEMORY_TICKS: Final = 25
 _GUARD_SECONDS: Final = 5.0
 _STARTS_AT_ONCE: Final = max(2, os.cpu_count() or 2)
+_PACKETS_AT_ONCE: Final = 256
+"""What one worker may say before the others are heard."""
 
 OPTIONS: Final[dict[str, float]] = {"memory_limit_bytes": 0, "recycle_bytes": 1 << 29, "idle_seconds": 60.0}
 
@@ -64,6 +66,8 @@ class _Worker:
     state: Literal["starting", "ready", "retiring", "ending"] = "starting"
     given: dict[str, Launch] = field(default_factory=dict)
     reserved: int = 0
+    full: bool = False
+    """Its channel had no room; it may have, once it has taken something."""
     seq: int = 0
     tasks_done: int = 0
     memory_bytes: int = 0
@@ -80,6 +84,10 @@ class _Worker:
     @property
     def running(self) -> Launch | None:
         return next(iter(self.given.values()), None)
+
+    def stuck(self, now: float) -> bool:
+        """Whether what it runs is not short, so that nothing should wait behind it."""
+        return bool(self.given) and self.state != "starting" and now - self.running_since > STUCK_SECONDS
 
 
 class LocalPool:
@@ -111,8 +119,11 @@ class LocalPool:
         await asyncio.to_thread(end_strangers, directory, attempts)
         for launch in orphans:
             sink(self._verdict(launch))
+        # The verdicts are not on disk yet: another owner may need those journals once more.
+        needed = {launch.worker for launch in orphans}
         for journal in directory.iterdir():
-            journal.unlink(missing_ok=True)
+            if journal.name not in needed:
+                journal.unlink(missing_ok=True)
         ticking = asyncio.create_task(self._tick())
         try:
             yield
@@ -129,7 +140,7 @@ class LocalPool:
 
     async def _end_all(self) -> None:
         for worker in self._workers.values():
-            worker.process.kill()
+            self._stop(worker)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GUARD_SECONDS):
                 while self._workers:
@@ -137,6 +148,15 @@ class LocalPool:
         for worker in list(self._workers.values()):
             worker.process.kill_guard()
             self._reap(worker)
+
+    def _stop(self, worker: _Worker) -> None:
+        running = worker.running
+        message = "Its owner stopped while it ran; it may have run in part."
+        stopped = None
+        if running is not None:
+            stopped = Ended(running.attempt_id, "interrupted", message=message, retryable=True)
+        if not self._kill(worker, stopped):
+            self._stop(worker)
 
     # Places for work.
 
@@ -152,12 +172,16 @@ class LocalPool:
         return slots
 
     def _reserve(self, wanted: int, most: int) -> list[Slot]:
+        """Slots on workers that hold fewer than `most`, evenly."""
         slots: list[Slot] = []
-        for worker in self._workers.values():
-            if worker.state not in ("ready", "starting"):
-                continue
-            while len(slots) < wanted and worker.held < most:
-                slots.append(self._slot(worker))
+        now = time.monotonic()
+        able = [
+            worker
+            for worker in self._workers.values()
+            if worker.state in ("ready", "starting") and not worker.full and not worker.stuck(now)
+        ]
+        while len(slots) < wanted and (able := [worker for worker in able if worker.held < most]):
+            slots += [self._slot(worker) for worker in able[: wanted - len(slots)]]
         return slots
 
     def _slot(self, worker: _Worker) -> Slot:
@@ -171,8 +195,13 @@ class LocalPool:
 
     def _start_more(self, missing: int) -> None:
         """Start workers for what waits, unless those there are will be through with it at once."""
+        now = time.monotonic()
         live = sum(worker.state != "ending" for worker in self._workers.values())
-        if live and self._usual_seconds is not None and self._usual_seconds * missing / live < 0.05:
+        able = sum(
+            worker.state in ("ready", "starting") and not worker.stuck(now)
+            for worker in self._workers.values()
+        )
+        if able and self._usual_seconds is not None and self._usual_seconds * missing / able < 0.05:
             return
         starting = sum(worker.state == "starting" for worker in self._workers.values())
         room = min(self.spec.max_workers - live, _STARTS_AT_ONCE - starting)
@@ -216,7 +245,8 @@ class LocalPool:
     def _give(self, worker: _Worker, launch: Launch) -> None:
         try:
             worker.process.run(launch)
-        except (BlockingIOError, ChannelClosed):
+        except (OSError, ChannelClosed):
+            worker.full = bool(worker.given)
             self._sink(Returned(launch.attempt_id))
             return
         worker.given[launch.attempt_id] = launch
@@ -232,8 +262,14 @@ class LocalPool:
             self._sink(Started(running.attempt_id, time.time()))
 
     def _read(self, worker: _Worker) -> None:
-        for header, body in worker.process.receive():
+        for header, body in worker.process.receive(_PACKETS_AT_ONCE):
             self._heard(worker, header, body)
+
+    def _read_all(self, worker: _Worker) -> None:
+        """Hear what a worker has said, to its last word."""
+        while packets := list(worker.process.receive(_PACKETS_AT_ONCE)):
+            for header, body in packets:
+                self._heard(worker, header, body)
 
     def _heard(self, worker: _Worker, header: list[Any], body: bytes) -> None:
         match header:
@@ -245,7 +281,7 @@ class LocalPool:
                 self._sink(Printed(attempt_id, body))
             case ["progress", attempt_id, done, total, message]:
                 self._sink(Progressed(attempt_id, done, total, message))
-            case ["ready"]:
+            case ["ready"] if worker.state == "starting":
                 worker.state = "ready"
                 self._failed_starts = 0
                 self._strength = max(self._strength, len(self._workers))
@@ -259,9 +295,10 @@ class LocalPool:
         took = time.monotonic() - worker.running_since
         self._usual_seconds = took if self._usual_seconds is None else 0.8 * self._usual_seconds + 0.2 * took
         worker.tasks_done += 1
+        worker.full = False
         worker.idle_since = time.monotonic()
         self._begin(worker)
-        if ended.code == "out_of_memory":
+        if ended.code == "out_of_memory" or worker.state == "retiring":
             self._retire(worker)
         self._sink(ended)
 
@@ -292,15 +329,26 @@ class LocalPool:
         worker.given.pop(attempt_id, None)
         self._where.pop(attempt_id, None)
 
-    def _kill(self, worker: _Worker, ended: Ended | None) -> None:
-        """End a worker; `ended` is what its running launch ended for."""
+    def _kill(self, worker: _Worker, ended: Ended | None) -> bool:
+        """End a worker; `ended` is what its running launch ended for.
+
+        `False`: that launch has ended by itself in the meantime, so the worker may live. With
+        its channel emptied first it has taken nothing that it had not taken when it said so.
+        """
         if worker.state == "ending":
-            return
-        worker.state = "ending"
+            return True
+        was, worker.state = worker.state, "ending"
+        self._recall(worker)
+        self._read_all(worker)
+        if ended is not None and ended.attempt_id not in worker.given:
+            worker.state = "ready"
+            if was == "retiring":
+                self._retire(worker)
+            return False
         worker.ended_for = ended
         worker.killed_at = time.monotonic()
-        self._recall(worker)
         worker.process.kill()
+        return True
 
     def _retire(self, worker: _Worker) -> None:
         """Let a worker finish what it runs and take nothing more."""
@@ -315,15 +363,18 @@ class LocalPool:
         self._loop.remove_reader(worker.process.pidfd)
         self._loop.remove_reader(worker.process.channel)
         was = worker.state
-        exit = worker.process.reap()
-        self._read(worker)
+        exit = worker.process.reap(worker.given)
         worker.state = "ending"
+        self._read_all(worker)
         self._recall(worker)
         for launch in list(worker.given.values()):
             self._forget(worker, launch.attempt_id)
             if exit.printed:
                 self._sink(Printed(launch.attempt_id, exit.printed))
-            self._sink(worker.ended_for or self._lost(launch, exit.words, exit.out_of_memory))
+            known = worker.ended_for
+            if known is None or known.attempt_id != launch.attempt_id:
+                known = self._lost(launch, exit.words, exit.out_of_memory)
+            self._sink(known)
         del self._workers[worker.process.worker_id]
         worker.process.close()
         if was == "starting":
@@ -378,7 +429,7 @@ class LocalPool:
         if running is not None and limit and worker.memory_bytes > limit:
             message = f"It used {worker.memory_bytes} bytes of memory; its worker may use {limit}."
             self._kill(worker, Ended(running.attempt_id, "out_of_memory", message=message))
-        elif running is None and worker.memory_bytes > self._option("recycle_bytes"):
+        elif worker.memory_bytes > self._option("recycle_bytes"):
             self._retire(worker)
 
     def _resize(self, now: float) -> None:

@@ -23,13 +23,13 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any, Final
 
-from mcp_pools import jsonrpc
+from mcp_pools.doors import jsonrpc
+from mcp_pools.doors.hello import Flags, Hello
+from mcp_pools.doors.jsonrpc import Envelope
+from mcp_pools.doors.outbox import Outbox, to_descriptor, to_socket
+from mcp_pools.doors.replay import Handshake, Questions
 from mcp_pools.errors import PoolsError
-from mcp_pools.hello import Flags, Hello
 from mcp_pools.home import Home, connect
-from mcp_pools.jsonrpc import Envelope
-from mcp_pools.outbox import Outbox, to_descriptor, to_socket
-from mcp_pools.replay import Handshake, Questions
 
 _READ_BYTES: Final = 1 << 18
 _HIGH_WATER: Final = 1 << 20

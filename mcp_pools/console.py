@@ -13,9 +13,10 @@ from typing import Any, Final
 import click
 
 import mcp_pools.tools  # noqa: F401 - fills TOOLS
-from mcp_pools import __version__, flags, own
+from mcp_pools import __version__
 from mcp_pools.errors import exit_code, nearest
-from mcp_pools.output import Options, complain, shared_options, show
+from mcp_pools.terminal import flags, own
+from mcp_pools.terminal.output import Options, complain, shared_options, show
 from mcp_pools.tool import TOOLS, Tool
 
 INTERRUPTED: Final = 130
@@ -97,7 +98,7 @@ class ToolCommand(click.Command):
 def run(tool: Tool, arguments: dict[str, Any], options: Options) -> int:
     """Call a tool, print what it answers, and return the exit status."""
     from mcp_pools.client import Unreachable
-    from mcp_pools.reach import ask
+    from mcp_pools.terminal.reach import ask
 
     waiting = _progress(tool, options)
     try:
@@ -121,7 +122,7 @@ def _progress(tool: Tool, options: Options) -> Any:
     asked = options.format == "progress"
     if not asked and not (options.format == "table" and sys.stderr.isatty()):
         return None
-    from mcp_pools.progress import ProgressLine
+    from mcp_pools.terminal.progress import ProgressLine
 
     line = ProgressLine(tool.command)
     if asked:

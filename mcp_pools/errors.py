@@ -92,13 +92,21 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def explain(invalid: Any) -> str:
-    """A pydantic `ValidationError` in one line: each field, what is wrong, what was given."""
-    parts = []
-    for error in invalid.errors(include_url=False)[:5]:
-        where = ".".join(str(part) for part in error["loc"]) or "the payload"
-        given = repr(error["input"])
-        shown = (
-            "" if error["type"] == "missing" else f" (given: {given[:80]}{'…' if len(given) > 80 else ''})"
-        )
-        parts.append(f"{where}: {error['msg'].lower()}{shown}")
-    return "; ".join(parts)
+    """A pydantic `ValidationError` in one line: each field, what is wrong, what was given.
+
+    Of a field that may be of several types, pydantic says what each of them misses; the
+    names it gives to those types are no part of the field's.
+    """
+    wrong: dict[str, list[str]] = {}
+    given: dict[str, str] = {}
+    for error in invalid.errors(include_url=False)[:8]:
+        path = [str(part) for part in error["loc"] if str(part).replace("_", "").isalnum()]
+        where = ".".join(path) or "the payload"
+        wrong.setdefault(where, []).append(error["msg"].lower())
+        if error["type"] != "missing":
+            shown = repr(error["input"])
+            given[where] = f" (given: {shown[:80]}{'…' if len(shown) > 80 else ''})"
+    return "; ".join(
+        f"{where}: {' or '.join(dict.fromkeys(messages))}{given.get(where, '')}"
+        for where, messages in wrong.items()
+    )

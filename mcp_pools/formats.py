@@ -27,14 +27,14 @@ def render(
     """
     if format == "json":
         return as_json(data, indent)
-    from mcp_pools import views
+    from mcp_pools.terminal import views
 
     page = views.page(tool_name, data)
     if format == "markdown":
-        from mcp_pools import markdown
+        from mcp_pools.terminal import markdown
 
         return markdown.draw(page)
-    from mcp_pools import tables
+    from mcp_pools.terminal import tables
 
     return tables.draw(page, width, color)
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp_pools import __version__
+from mcp_pools.doors.hello import LEAVING, Flags, Hello, greet, peer_uid
 from mcp_pools.errors import PoolsError
-from mcp_pools.hello import LEAVING, Flags, Hello, greet, peer_uid
 
 if TYPE_CHECKING:
-    from mcp_pools.detached import Starting
+    from mcp_pools.doors.detached import Starting
 
 __all__ = ["Flags", "Hello", "Home", "NoOwner", "connect", "start_owner"]
 
@@ -248,7 +248,7 @@ def start_owner(home: Home, config: str | None) -> Starting:
     Raises:
         PoolsError: `conflict`: the home cannot be made or written.
     """
-    from mcp_pools.detached import start
+    from mcp_pools.doors.detached import start
 
     home.create()
     named = ["--config", config] if config else []

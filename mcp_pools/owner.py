@@ -21,12 +21,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, Protocol
 
 from mcp_pools import __version__
-from mcp_pools.connection import Connection
+from mcp_pools.doors.connection import Connection
+from mcp_pools.doors.hello import LEAVING, LONGEST_HELLO, Hello, Reply, newer
+from mcp_pools.doors.owner_log import say, write_to_stderr
+from mcp_pools.doors.sessions import Session, admit, product_sessions
 from mcp_pools.errors import PoolsError, exit_code
-from mcp_pools.hello import LEAVING, LONGEST_HELLO, Hello, Reply, newer
 from mcp_pools.home import Home
-from mcp_pools.owner_log import say, write_to_stderr
-from mcp_pools.sessions import Session, admit, product_sessions
 
 _HELLO_SECONDS: Final = 10.0
 _FAREWELL_SECONDS: Final = 1.0

@@ -162,7 +162,7 @@ def _no_adapter(type_name: str, entries: Collection[EntryPoint], named: Collecti
             f"The pool type {type_name!r} comes from a plug-in that the configuration does not name.",
             f"Add {type_name!r} to `adapters` in the configuration.",
         )
-    known = [*adapter_names(named), *ALIASES]
+    known = [*adapter_names(named), *ALIASES, *DECLARED]
     return _invalid(f"There is no pool type {type_name!r}.", nearest(type_name, known))
 
 

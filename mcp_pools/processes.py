@@ -55,8 +55,8 @@ def descendants(root: int) -> Iterator[int]:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL, whether or not the process still lives."""
-    with contextlib.suppress(ProcessLookupError):
+    """SIGKILL, whether or not the process still lives, or has become somebody else's."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -78,14 +78,15 @@ def marked(belongs: Callable[[str, str], bool]) -> Iterator[int]:
 
 
 def kill_marked(belongs: Callable[[str, str], bool]) -> int:
-    """Kill every process that `marked` finds, until none is left; how many there were."""
+    """Kill every process that `marked` finds, and all below it, until none is left; how many there were."""
     killed = 0
     for _ in range(100):
         found = [pid for pid in marked(belongs) if not _is_zombie(pid)]
         if not found:
             break
-        for pid in found:
-            kill(pid)
+        for pid in [*(below for root in found for below in descendants(root)), *found]:
+            if pid != os.getpid():
+                kill(pid)
         killed += len(found)
     return killed
 

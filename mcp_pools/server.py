@@ -38,8 +38,8 @@ from mcp_types import Tool as ListedTool
 from pydantic_core import to_json
 
 from mcp_pools import __version__
+from mcp_pools.doors.peer import OpenCalls, PeerReader, PeerWriter
 from mcp_pools.errors import PoolsError, nearest
-from mcp_pools.peer import OpenCalls, PeerReader, PeerWriter
 from mcp_pools.selection import select_tools
 from mcp_pools.tool import TOOLS, Tool
 

@@ -16,9 +16,11 @@ or 0, "hide": [names of variables that handlers and their children must not see]
 
 import contextlib
 import ctypes
+import fcntl
 import importlib
 import io
 import json
+import math
 import os
 import resource
 import select
@@ -26,7 +28,9 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -42,6 +46,14 @@ SEQ: Final = struct.Struct("=Q")
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PIPE_BYTES: Final = 65536
+_WORDS: Final = 4096
+"""Characters of an error's message at most; whoever has more to say prints it."""
+_NESTING: Final = 500
+"""How deep a result may be nested, about: whoever reads it has a deeper stack than the worker."""
+
+# Bound now: a handler may put something else in the module `json` later.
+_loads: Final = json.JSONDecoder().decode
+_dumps: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def main() -> None:
@@ -53,6 +65,7 @@ def main() -> None:
     executor = os.fork()
     if executor == 0:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)  # a fork does not inherit it
         if os.getppid() != guard_pid:
             os._exit(1)
         os.close(facts["lifeline"])
@@ -60,7 +73,8 @@ def main() -> None:
         limit_memory(facts["memory"])
         for name in facts["hide"]:
             os.environ.pop(name, None)
-        Executor(socket.socket(fileno=facts["channel"]), out, facts["journal"]).run()
+        os.set_inheritable(facts["channel"], False)
+        Executor(socket.socket(fileno=facts["channel"]), (out, into), facts["journal"]).run()
     os.close(facts["channel"])
     os.close(into)
     guard(executor, socket.socket(fileno=facts["lifeline"]), out)
@@ -79,7 +93,9 @@ def take_output(into: int) -> None:
     os.dup2(into, 1)
     os.dup2(into, 2)
     os.close(null)
-    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), errors="backslashreplace", write_through=True)
+    # The descriptor is not the text layer's own: a handler that closes `sys.stdout` closes no more than that.
+    raw = io.FileIO(1, "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(raw, "utf-8", errors="backslashreplace", write_through=True)
     sys.stderr = sys.stdout
 
 
@@ -87,7 +103,8 @@ def limit_memory(limit: int) -> None:
     """Beyond `limit` bytes (0: none) an allocation fails in this process instead of the machine."""
     if limit:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 # The guard.
@@ -105,7 +122,8 @@ def guard(executor: int, lifeline: socket.socket, out: int) -> None:
     status = kill_descendants(executor)
     report = json.dumps({"status": status}).encode()
     with contextlib.suppress(OSError):
-        lifeline.sendall(report + b"\n" + drain(out))
+        # The router listens once this process has ended, so all must fit the socket's buffer.
+        lifeline.sendall(report + b"\n" + drain(out)[-_PIPE_BYTES:])
     os._exit(0)
 
 
@@ -141,15 +159,19 @@ class Executor:
 
     Args:
         channel: where packets come from and go to.
-        out: the reading end of the pipe that holds what was printed.
+        pipe: both ends of the pipe that holds what is printed.
         journal: path of the file that keeps the number of the latest launch started.
     """
 
-    def __init__(self, channel: socket.socket, out: int, journal: str) -> None:
+    def __init__(self, channel: socket.socket, pipe: tuple[int, int], journal: str) -> None:
         self.channel = channel
         self.attempt_id = ""
-        self._out = out
+        self.environment = dict(os.environ)
+        self._out, self._into = pipe
+        self._printer = sys.stdout
+        self._home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._pid = os.getpid()
+        self._latest = 0
         self._journal = os.open(journal, os.O_WRONLY | os.O_CLOEXEC)
         self._handlers: dict[str, Callable[..., Any]] = {}
         self._sending = threading.Lock()
@@ -176,23 +198,36 @@ class Executor:
 
     def _serve(self, header: list[Any], payload: bytes) -> None:
         attempt_id, seq, handler, facts = header
-        os.pwrite(self._journal, SEQ.pack(seq), 0)
+        # Launches may come out of order; the journal must not take back that a later one started.
+        self._latest = max(self._latest, seq)
+        os.pwrite(self._journal, SEQ.pack(self._latest), 0)
         self.attempt_id = attempt_id
+        # Children that a handler starts without a word on their environment get these too.
+        os.environ["MCP_POOLS_DEPTH"] = str(facts["depth"] + 1)
+        os.environ["MCP_POOLS_ATTEMPT"] = attempt_id
         code, body, rest = self._outcome(handler, payload, facts)
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of the handler's: only the original may speak
         self._end_strays()
         self._flush()
+        self._restore()
         self.send(["ended", attempt_id, code, *rest], body)
+
+    def _restore(self) -> None:
+        """The next launch finds the directory and the output as this one did."""
+        os.fchdir(self._home)
+        if sys.stdout is not self._printer or self._printer.closed or sys.stderr is not self._printer:
+            take_output(self._into)
+            self._printer = sys.stdout
 
     def _outcome(
         self, name: str, payload: bytes, facts: dict[str, Any]
     ) -> tuple[str | None, bytes, list[Any]]:
         try:
-            result = call(self._handler(name), json.loads(payload), Running(self, facts))
+            result = call(self._handler(name), _loads(payload.decode()), Running(self, facts))
             return None, encode(result), []
         except PoolsError as error:
-            return error.code, b"", [str(error), error.retryable, error.details]
+            return error.code, b"", [words(error), bool(error.retryable), facts_of(error)]
         except MemoryError:
             return (
                 "out_of_memory",
@@ -200,11 +235,12 @@ class Executor:
                 ["The task asked for more memory than its worker may use.", False, {}],
             )
         except SystemExit as exit:
-            return "task_error", b"", [f"The handler called sys.exit({exit.code!r}).", False, {}]
+            return "task_error", b"", [f"The handler called sys.exit({words(exit)}).", False, {}]
         except BaseException as error:
             if os.getpid() == self._pid:
-                traceback.print_exc()
-            return "task_error", b"", [f"{type(error).__name__}: {error}", False, {}]
+                with contextlib.suppress(Exception):
+                    traceback.print_exc()
+            return "task_error", b"", [f"{type(error).__name__}: {words(error)}", False, {}]
 
     def _handler(self, name: str) -> Callable[..., Any]:
         handler = self._handlers.get(name)
@@ -236,13 +272,24 @@ class Executor:
         poll.register(self._out, select.POLLIN)
         while True:
             poll.poll()
-            self._flush()
+            try:
+                self._flush()
+            except MemoryError:
+                time.sleep(0.01)  # the handler has it all, but not for long
 
     def _flush(self) -> None:
-        """Send all that was printed so far, as this launch's."""
+        """Send all that was printed so far, as this launch's; what a thread goes on printing can wait."""
         with self._pumping:
-            while select.select([self._out], [], [], 0)[0]:
-                self.send(["printed", self.attempt_id], os.read(self._out, _PIPE_BYTES))
+            left = self._printed_bytes()
+            while left > 0:
+                part = os.read(self._out, min(left, _PIPE_BYTES))
+                left -= len(part)
+                self.send(["printed", self.attempt_id], part)
+
+    def _printed_bytes(self) -> int:
+        """How much lies in the pipe."""
+        count = fcntl.ioctl(self._out, termios.FIONREAD, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
 
 
 class Running:
@@ -256,14 +303,18 @@ class Running:
         self.cwd: str = facts["cwd"]
         self.roots: tuple[str, ...] = tuple(facts["roots"])
         self.env: Mapping[str, str] = {
-            **os.environ,
+            **executor.environment,
             "MCP_POOLS_DEPTH": str(facts["depth"] + 1),
             "MCP_POOLS_ATTEMPT": self.attempt_id,
         }
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the work is."""
-        self._executor.send(["progress", self.attempt_id, done, total, message])
+        numbers = [float(done), None if total is None else float(total)]
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            raise ValueError(f"progress takes finite numbers, not {done!r} of {total!r}")
+        said = None if message is None else text(str(message))
+        self._executor.send(["progress", self.attempt_id, *numbers, said])
 
     def output(self, data: bytes | str) -> None:
         """Stream output."""
@@ -273,14 +324,41 @@ class Running:
 
 def encode(result: Any) -> bytes:
     """A handler's result as JSON, or `PoolsError` saying where it is none."""
+    before = sys.getrecursionlimit()
     try:
-        return json.dumps(result, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+        sys.setrecursionlimit(_NESTING)
+        return _dumps(result).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise PoolsError(
             "task_error",
-            f"The handler returned something JSON cannot hold: {error}.",
+            f"The handler returned something JSON cannot hold: {words(error)}.",
             "Return only None, bool, finite numbers, text, lists and dicts with text keys.",
         ) from None
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def words(error: BaseException) -> str:
+    """What an exception says, as text, whatever it does when asked."""
+    try:
+        return text(str(error))
+    except Exception:
+        return "(it cannot be put in words)"
+
+
+def text(said: str) -> str:
+    """Text that can be written anywhere: no lone surrogates, and of a length somebody reads."""
+    short = said if len(said) <= _WORDS else said[:_WORDS] + " ..."
+    return short.encode(errors="backslashreplace").decode()
+
+
+def facts_of(error: PoolsError) -> dict[str, Any]:
+    """A refusal's details, if JSON can hold them."""
+    try:
+        details: dict[str, Any] = _loads(encode(error.details).decode())
+    except PoolsError:
+        return {"unreadable": text(ascii(error.details))}
+    return details
 
 
 if __name__ == "__main__":

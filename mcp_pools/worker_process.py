@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +41,8 @@ class Exit:
             return "was killed from outside"
         if os.WIFSIGNALED(self.status):
             number = os.WTERMSIG(self.status)
-            return f"was killed by {signal.Signals(number).name}"
+            known = number in signal.Signals.__members__.values()
+            return f"was killed by {signal.Signals(number).name if known else f'signal {number}'}"
         return f"exited with status {os.waitstatus_to_exitcode(self.status)}"
 
 
@@ -91,10 +92,10 @@ class WorkerProcess:
         }
         wire.send(self.channel, [launch.attempt_id, launch.seq, launch.handler, facts], launch.payload)
 
-    def receive(self) -> Iterator[tuple[list[Any], bytes]]:
-        """The packets that have arrived."""
+    def receive(self, most: int) -> Iterator[tuple[list[Any], bytes]]:
+        """The packets that have arrived, at most so many."""
         with contextlib.suppress(BlockingIOError, wire.ChannelClosed):
-            while True:
+            for _ in range(most):
                 yield wire.receive(self.channel)
 
     def recall(self) -> list[str]:
@@ -115,8 +116,12 @@ class WorkerProcess:
         """For a guard that does not answer: the kernel ends the executor with it."""
         processes.kill(self.pid)
 
-    def reap(self) -> Exit:
-        """How it ended; called when `pidfd` says that it has. Ends what is left, frees everything."""
+    def reap(self, attempt_ids: Collection[str] = ()) -> Exit:
+        """How it ended; called when `pidfd` says that it has. Ends what is left of it.
+
+        A guard that was killed could not end what the executor had started; that is then found
+        by the worker's name, or by the ids of the attempts that ran there.
+        """
         self._process.wait()
         report = b""
         self._lifeline.setblocking(False)
@@ -125,8 +130,15 @@ class WorkerProcess:
                 report += part
         head, _, printed = report.partition(b"\n")
         if not head:
-            processes.kill_marked(lambda name, value: name == MARK and value == self.worker_id)
+            processes.kill_marked(
+                lambda name, value: (
+                    (name == MARK and value == self.worker_id)
+                    or (name == "MCP_POOLS_ATTEMPT" and value in attempt_ids)
+                )
+            )
         status = json.loads(head)["status"] if head else None
+        if not head and self._process.returncode > 0:
+            status = self._process.returncode << 8  # it never came to have a guard
         killed = status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         return Exit(status, printed, killed and processes.out_of_memory_kills() > self._oom_kills)
 

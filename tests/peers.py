@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_pools import __version__
-from mcp_pools.hello import Reply
+from mcp_pools.doors.hello import Reply
 from mcp_pools.home import Home
 
 Say = Callable[[dict[str, Any]], None]

@@ -22,21 +22,24 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     0: "models errors states",
-    1: "routing queueing distribution wire policy addresses secret adapter store task_type settings "
+    1: "routing queueing group_commit distribution wire "
+    "policy addresses secret adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process",
     2: "plugins present bridge stores task_types adapters",
-    3: "worker intake pool registry",
+    3: "worker commits intake pool registry dispatcher",
     4: "router",
     5: "tool",
     6: "tools",
-    7: "server tasks_extension auth peer client reach console flags output own serve progress formats views "
-    "tables markdown doctor transport calls sessions owner_log",
+    7: "selection server tasks_extension auth peer client reach console flags output own serve progress "
+    "formats views tables markdown plain_text doctor transport calls sessions owner_log",
     8: "owner",
     9: "__init__ __main__",
 }
 LAYER = {name: number for number, names in LAYERS.items() for name in names.split()}
 SHARED = (0, 1, 3, 7)
 """Layers whose files may import from each other."""
+PARTS = {"doors", "terminal"}
+"""Folders that are no more than a place: their files have layers of their own."""
 FOLDERS = {"stores", "task_types", "tools", "adapters"}
 ADAPTERS_MAY_IMPORT = {"adapter", "models", "errors", "telemetry", "wire", "delegate", "worker_process"}
 SPEAKERS = {"console", "output", "own", "serve", "formats", "doctor", "owner", "bridge", "__main__"}
@@ -78,8 +81,9 @@ MODULES = sorted(source())
 
 
 def top(module: str) -> str:
-    """What `ls` shows of a module: its file, or its folder."""
-    return module.split(".")[0]
+    """What has the layer: a file, also one of a part, or a folder of implementations."""
+    first, _, rest = module.partition(".")
+    return rest if first in PARTS and rest else first
 
 
 def visit(node: ast.AST, at_start: bool = True, for_types: bool = False) -> Iterator[Import]:

@@ -27,8 +27,8 @@ from processes import (  # noqa: F401 - fixtures
     until,
 )
 
-from mcp_pools import jsonrpc
-from mcp_pools.hello import Hello
+from mcp_pools.doors import jsonrpc
+from mcp_pools.doors.hello import Hello
 from mcp_pools.home import connect
 
 

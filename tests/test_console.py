@@ -12,17 +12,17 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 import pytest
 from peers import OwnerPeer, http_peer, ok, owner_peer, refused, rpc
 
 import mcp_pools.tools  # noqa: F401 - fills TOOLS
-from mcp_pools import __version__, console, flags, own, reach, serve
+from mcp_pools import __version__, console, serve
 from mcp_pools.errors import PoolsError
 from mcp_pools.home import Hello, Home, NoOwner
-from mcp_pools.models import Caller, PoolList
+from mcp_pools.terminal import flags, own, reach
 from mcp_pools.tool import TOOLS, Parameter, Tool
 
 PARAMETERS = [(tool, each) for tool in TOOLS.values() for each in tool.parameters]
@@ -283,46 +283,25 @@ def test_the_owner_learns_where_the_caller_is(
     assert hello["config"] == str(tmp_path / "c.yaml")
 
 
-class Alone:
-    """A router over the store alone; knows one pool list and nothing else."""
-
-    defaults: ClassVar[dict[str, Any]] = {}
-
-    async def __aenter__(self) -> Alone:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    def bound(self, caller: Caller) -> Alone:
-        assert (caller.kind, caller.cwd) == ("console", os.getcwd())
-        return self
-
-    async def list_pools(self, **_: Any) -> PoolList:
-        return PoolList(pools=[], total=0)
-
-    async def get_pool(self, name: str) -> Any:
-        raise PoolsError("unknown_pool", f"There is no pool {name!r}.", "Call pool_list.")
-
-
 @pytest.fixture
 def store_opens_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     def open_as(router: Any) -> None:
         module = types.ModuleType("mcp_pools.router")
-        module.__dict__.update(read_only=lambda home, config: router, Router=Alone)
+        module.__dict__.update(read_only=lambda home, config: router)
         monkeypatch.setitem(sys.modules, "mcp_pools.router", module)
 
     return open_as
 
 
-def test_reading_needs_no_owner(
-    home: Path, store_opens_as: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    store_opens_as(Alone())
+def test_reading_needs_no_owner(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody owns the home, and nobody does afterwards: the implied pool is there, without workers."""
     assert console.main(["list"]) == 0
-    assert json.loads(capsys.readouterr().out) == POOL_LIST
-    assert console.main(["get", "x"]) == 3
-    assert capsys.readouterr().err == "mcp-pools: There is no pool 'x'. Call 'mcp-pools list'.\n"
+    listed = json.loads(capsys.readouterr().out)
+    assert [(pool["name"], pool["workers"]["total"]) for pool in listed["pools"]] == [("local", 0)]
+    assert console.main(["health"]) == 0
+    assert json.loads(capsys.readouterr().out)["pools"][0]["reason"] == "no owner"
+    assert console.main(["get", "locale"]) == 3
+    assert capsys.readouterr().err == "mcp-pools: There is no pool 'locale'. Did you mean 'local'?\n"
     assert not home.exists()
 
 

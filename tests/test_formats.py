@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from mcp_pools.formats import render
-from mcp_pools.plain_text import one_line, plain
+from mcp_pools.terminal.plain_text import one_line, plain
 
 POOL = {
     "name": "local",

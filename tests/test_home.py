@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent / "doors"))
 from processes import alive, directory, events, home, owner_pid, until  # noqa: F401 - fixtures
 from standin import StandInHome
 
-from mcp_pools import hello as first_line
+from mcp_pools.doors import hello as first_line
+from mcp_pools.doors.hello import Flags, Hello, Reply, newer
 from mcp_pools.errors import PoolsError
-from mcp_pools.hello import Flags, Hello, Reply, newer
 from mcp_pools.home import Home, NoOwner, connect, require_private, start_owner
 
 CONSOLE = Hello.here("console")
@@ -378,6 +378,6 @@ def test_finding_an_owner_imports_nothing_slow():
         [sys.executable, "-S", "-c", script],
         capture_output=True,
         text=True,
-        cwd=Path(first_line.__file__).parents[1],
+        cwd=Path(first_line.__file__).parents[2],
     )
     assert said.stdout.strip() == "[]", said

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent / "doors"))
 
 from processes import HERE, alive, directory, events, home, notes, owner_pid, until  # noqa: F401 - fixtures
 
-from mcp_pools import jsonrpc
-from mcp_pools.calls import WITHDRAWN
+from mcp_pools.doors import jsonrpc
+from mcp_pools.doors.calls import WITHDRAWN
+from mcp_pools.doors.hello import Hello
 from mcp_pools.errors import PoolsError
-from mcp_pools.hello import Hello
 from mcp_pools.home import connect
 
 CONSOLE = Hello.here("console")

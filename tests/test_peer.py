@@ -9,7 +9,7 @@ import pytest
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
-from mcp_pools.peer import OpenCalls, PeerReader, PeerWriter
+from mcp_pools.doors.peer import OpenCalls, PeerReader, PeerWriter
 
 pytestmark = pytest.mark.anyio
 

@@ -1,9 +1,8 @@
-"""Durable state in one SQLite file: WAL, full sync, one writer thread with group commit.
+"""Durable state in one SQLite file: WAL, full sync, group commit.
 
-The event loop hands changes to the writer thread, which takes all there are, applies
-them in one transaction and syncs once. Changes of one kind become one statement of many
-rows: Python's lock is then let go once a statement instead of once a row, and the event
-loop runs on while SQLite works.
+A batch of changes is one transaction with one sync. Changes of one kind become one
+statement of many rows: Python's lock is then let go once a statement instead of once a
+row, and the event loop runs on while SQLite works.
 
 Within one transaction new tasks come first, then intents to cancel, then updates. That
 order is safe because whoever hands changes over has at most one update of a task under
@@ -15,11 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import queue
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import chain
@@ -27,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mcp_pools.errors import PoolsError
+from mcp_pools.group_commit import GroupCommit
 from mcp_pools.models import PoolSpec
 from mcp_pools.store import (
     Accept,
@@ -46,11 +44,10 @@ from mcp_pools.stores.sql import sqlite_rows as sql
 INLINE_PAYLOAD: Final = 4096
 """Bytes up to which a payload lives in its task's row, which each change rewrites."""
 
-_BATCH: Final = 2000
 Row = tuple[Any, ...]
-Job = tuple[str, Row, Row | None, "asyncio.Future[bool]", Row | None]
-"""What the writer does: a statement's key, its values, an event's values, who waits, and the
-values of a payload that lies in a table of its own."""
+Job = tuple[str, Row, Row | None, Row | None]
+"""A change: its statement's key, its values, its event's values, and the values of a payload
+that lies in a table of its own."""
 
 
 class SqliteStore:
@@ -64,11 +61,10 @@ class SqliteStore:
     def __init__(self, path: Path, *, sync: str = "full") -> None:
         self._path = path
         self._sync = sync
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._read: sqlite3.Connection
         self._write: sqlite3.Connection
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
-        self._writer: threading.Thread | None = None
+        self._group: GroupCommit[Job] | None = None
         self.commits = 0
         """Transactions so far: with one sync each, the syncs."""
 
@@ -76,6 +72,8 @@ class SqliteStore:
         """See `Store.open`. `read_only` takes nothing over and changes nothing, not even a missing file."""
         self._loop = asyncio.get_running_loop()
         await self._loop.run_in_executor(self._reader, self._look if read_only else self._open)
+        if not read_only:
+            self._group = GroupCommit(self._apply)
 
     def _look(self) -> None:
         with refusals(self._path):
@@ -92,57 +90,42 @@ class SqliteStore:
             cursor = self._write.execute("INSERT INTO owners (started_at) VALUES (?)", (time.time(),))
             self._epoch = cursor.lastrowid
             self._read = sql.connect(self._path, self._sync, read_only=True)
-        self._writer = threading.Thread(target=self._run, name="store-writer", daemon=True)
-        self._writer.start()
 
     async def close(self) -> None:
-        self._jobs.put(None)
+        if self._group is not None:
+            await self._group.close()
         await asyncio.get_running_loop().run_in_executor(self._reader, self._close)
         self._reader.shutdown()
 
     def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.join()
         for name in ("_read", "_write"):
             if (db := self.__dict__.get(name)) is not None:
                 db.close()
 
-    # Changes: on the event loop's thread up to the queue, on the writer's after it.
+    # Changes: `commit` runs on the event loop's thread, what follows on any, one batch at a time.
 
     def commit(self, change: Change) -> asyncio.Future[bool]:
-        future: asyncio.Future[bool] = self._loop.create_future()
         match change:
-            case Update():
-                values = (change.row.task_id, change.fence, self._epoch, *sql.changing(change.row))
-                self._jobs.put(("update", values, event_values(change.event), future, None))
+            case Update(row=row):
+                values = (row.task_id, change.fence, self._epoch, *sql.changing(row))
+                return self._add("update", values, change.event)
             case Accept(row=row):
                 inline = len(row.payload) <= INLINE_PAYLOAD
                 values = (self._epoch, *sql.fixed(row), *sql.changing(row), row.payload if inline else None)
-                apart = None if inline else (row.task_id, row.payload)
-                self._jobs.put(("accept", values, event_values(change.event), future, apart))
+                return self._add(
+                    "accept", values, change.event, None if inline else (row.task_id, row.payload)
+                )
             case Prune(before=before):
-                for key in ("prune", "prune_events"):
-                    self._jobs.put((key, (before,), None, future, None))
+                self._add("prune_events", (before,)).add_done_callback(asyncio.Future.exception)
+                return self._add("prune", (before,))
             case _:
-                event = event_values(getattr(change, "event", None))
-                self._jobs.put((*other_values(change), event, future, None))
-        return future
+                return self._add(*other_values(change), getattr(change, "event", None))
 
-    def _run(self) -> None:
-        while (first := self._jobs.get()) is not None:
-            batch = [first]
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < _BATCH:
-                    job = self._jobs.get_nowait()
-                    if job is None:
-                        self._jobs.put(None)
-                        break
-                    batch.append(job)
-            self._settle(batch, self._apply(batch))
-
-    def _settle(self, batch: Sequence[Job], outcomes: Sequence[bool | Exception]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(resolve, [job[3] for job in batch], outcomes)
+    def _add(
+        self, key: str, values: Row, event: EventRow | None = None, payload: Row | None = None
+    ) -> asyncio.Future[bool]:
+        assert self._group is not None
+        return self._group.add((key, values, event_values(event), payload))
 
     def _apply(self, batch: Sequence[Job]) -> Sequence[bool | Exception]:
         """Apply a batch in one transaction; one by one when a change was refused or failed."""
@@ -188,7 +171,7 @@ class SqliteStore:
         return changed
 
     def _apply_alone(self, job: Job) -> bool | Exception:
-        kind, values, event, _, payload = job
+        kind, values, event, payload = job
         try:
             with self._transaction():
                 changed = self._execute(sql.STATEMENTS[kind], [values])
@@ -290,17 +273,6 @@ def other_values(change: Change) -> tuple[str, Row]:
         case PutAffinity():
             return "affinity", (change.key, change.pool)
     raise AssertionError(change)
-
-
-def resolve(futures: Iterable[asyncio.Future[bool]], outcomes: Iterable[bool | Exception]) -> None:
-    """Tell everybody who waited, on the event loop's thread."""
-    for future, outcome in zip(futures, outcomes, strict=True):
-        if future.done():
-            continue
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
 
 
 def chunks(rows: Sequence[Row], most: int) -> Iterator[Sequence[Row]]:

@@ -12,8 +12,9 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mcp_pools import hello, owner
-from mcp_pools.calls import Calls
+from mcp_pools import owner
+from mcp_pools.doors import hello
+from mcp_pools.doors.calls import Calls
 from mcp_pools.errors import PoolsError
 from mcp_pools.home import Home
 
@@ -27,6 +28,9 @@ class StandInRouter:
 
     def unfinished(self):
         return self.tasks
+
+    def leave(self):
+        """Nothing is launched here that could be held back."""
 
     async def call(self, name, arguments, report):
         if name == "echo":
@@ -93,7 +97,7 @@ def say(connection, message):
 async def sdk(router, connection, hello):
     from mcp.server.mcpserver import MCPServer
 
-    from mcp_pools.transport import streams
+    from mcp_pools.doors.transport import streams
 
     server = MCPServer("stand-in", log_level="WARNING")
 

@@ -53,15 +53,16 @@ CREATE TABLE pools (
     fixed_workers INTEGER,
     configured INTEGER NOT NULL,
     created_at REAL NOT NULL
-) WITHOUT ROWID;
+);
 
 CREATE TABLE affinities (key TEXT PRIMARY KEY, pool TEXT NOT NULL) WITHOUT ROWID;
 
 -- One row an owner, the latest last: its number is the epoch that tasks carry.
 CREATE TABLE owners (epoch INTEGER PRIMARY KEY, started_at REAL NOT NULL);
 
+-- The oldest are pruned, never the newest, so cursors only grow.
 CREATE TABLE events (
-    cursor INTEGER PRIMARY KEY AUTOINCREMENT,
+    cursor INTEGER PRIMARY KEY,
     at REAL NOT NULL,
     kind TEXT NOT NULL,
     pool TEXT,

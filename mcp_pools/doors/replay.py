@@ -8,10 +8,10 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from mcp_pools import jsonrpc
+from mcp_pools.doors import jsonrpc
+from mcp_pools.doors.hello import read_line
+from mcp_pools.doors.jsonrpc import Envelope
 from mcp_pools.errors import PoolsError
-from mcp_pools.hello import read_line
-from mcp_pools.jsonrpc import Envelope
 
 _PATIENCE: Final = 15.0
 """Seconds for an owner to answer a replayed `initialize`."""

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from mcp_pools import jsonrpc
-from mcp_pools.hello import LONGEST_HELLO, peer_uid
+from mcp_pools.doors import jsonrpc
+from mcp_pools.doors.hello import LONGEST_HELLO, peer_uid
 
 _MOST_WAITING: Final = 64
 """Lines. More than this are not read ahead."""

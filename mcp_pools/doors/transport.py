@@ -13,8 +13,8 @@ import mcp_types
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
-from mcp_pools import jsonrpc
-from mcp_pools.connection import Connection
+from mcp_pools.doors import jsonrpc
+from mcp_pools.doors.connection import Connection
 
 
 def streams(connection: Connection) -> tuple[Incoming, Outgoing]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mcp_pools.output import Options, complain, shared_options, show
+from mcp_pools.terminal.output import Options, complain, shared_options, show
 
 if TYPE_CHECKING:
     from mcp_pools.task_type import TaskType

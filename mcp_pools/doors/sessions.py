@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import mcp_pools.tools  # noqa: F401 - fills TOOLS
-from mcp_pools.calls import WITHDRAWN, Calls, Report
-from mcp_pools.connection import Connection
-from mcp_pools.hello import Hello
+from mcp_pools.doors.calls import WITHDRAWN, Calls, Report
+from mcp_pools.doors.connection import Connection
+from mcp_pools.doors.hello import Hello
 from mcp_pools.models import Caller
 from mcp_pools.tool import TOOLS
 
@@ -45,7 +45,7 @@ async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
     """One MCP session of the SDK."""
     # The SDK takes half a second to import: not before somebody speaks MCP, and not on the loop.
     server = await asyncio.to_thread(importlib.import_module, "mcp_pools.server")
-    from mcp_pools.transport import streams
+    from mcp_pools.doors.transport import streams
 
     incoming, outgoing = streams(connection)
     await server.serve_session(bound(router, hello), incoming, outgoing, hello.flags._asdict())

@@ -49,7 +49,7 @@ def shared_options(server: bool = True) -> list[click.Parameter]:
 
 def complain(words: str) -> None:
     """One line on standard error."""
-    from mcp_pools.plain_text import one_line
+    from mcp_pools.terminal.plain_text import one_line
 
     sys.stderr.write(f"mcp-pools: {one_line(words)}\n")
 

@@ -20,10 +20,10 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from mcp_pools import jsonrpc
-from mcp_pools.connection import Connection
+from mcp_pools.doors import jsonrpc
+from mcp_pools.doors.connection import Connection
+from mcp_pools.doors.owner_log import say
 from mcp_pools.errors import PoolsError
-from mcp_pools.owner_log import say
 
 WITHDRAWN: Final = "withdrawn by the caller"
 """The argument of the `CancelledError` in a call whose client does not want it any more."""

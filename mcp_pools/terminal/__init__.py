@@ -1,0 +1,1 @@
+"""What a person types and sees: flags in, tables out. `console` and `formats` put it together."""

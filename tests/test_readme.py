@@ -1,0 +1,116 @@
+"""What the README shows is run here; what it installs, the gate runs."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mcp_pools.settings import load
+from mcp_pools.tool import TOOLS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The lines that start with a prompt, in order."""
+    return [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture
+def surroundings(home: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment with a home of its own, whose owner ends with the test."""
+    environment = {
+        **os.environ,
+        "MCP_POOLS_HOME": str(home),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "MCP_POOLS_OWNER_IDLE_SECONDS": "1",
+    }
+    yield environment
+    owner = home / "owner.json"
+    if owner.exists():
+        os.kill(json.loads(owner.read_text())["pid"], 15)
+
+
+def test_every_command_of_the_readme_works_in_its_order(surroundings: dict[str, str], tmp_path: Path) -> None:
+    """They build on each other: a pool is registered, used, closed."""
+    assert len(commands()) > 8
+    for command in commands():
+        done = subprocess.run(
+            shlex.split(command), cwd=tmp_path, env=surroundings, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout.strip(), command
+
+
+def test_the_first_transcript_is_what_the_command_prints(
+    surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    """But for ids, times and the marks of a terminal."""
+    command, *shown = blocks("console")[0].splitlines()
+    done = subprocess.run(
+        shlex.split(command[2:]),
+        cwd=tmp_path,
+        env={**surroundings, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    table = shown.index("items")
+    assert done.stdout.splitlines()[-len(shown[table:]) :] == shown[table:]
+    assert done.stdout.startswith("completed")
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    """The script runs as it stands, and the task type is one."""
+    script, task_type = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == ("completed {'x': 1}\n", 0), done.stderr
+    (tmp_path / "shouting.py").write_text(task_type)
+    (tmp_path / "config.yaml").write_text("task_modules: [shouting]\n")
+    done = subprocess.run(
+        [BIN / "mcp-pools", "task-types", "shout", "--config", tmp_path / "config.yaml", "-f", "json"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout)["name"] == "shout", done.stderr
+
+
+def test_the_configuration_of_the_readme_is_one(tmp_path: Path) -> None:
+    """Every key exists and every value fits."""
+    (file := tmp_path / "config.yaml").write_text(blocks("yaml")[0])
+    settings = load(config_file=file, environ={})
+    assert "pytest" in settings.allow.commands
+    assert list(settings.secrets) == ["GITHUB_TOKEN"]
+
+
+def test_the_clients_are_told_a_command_that_exists() -> None:
+    """`claude mcp add` and `.mcp.json` start the same bridge."""
+    servers = json.loads(blocks("json")[0])["mcpServers"]
+    assert servers["mcp-pools"]["args"] == ["serve"]
+    added = next(line for block in blocks("sh") for line in block.splitlines() if "claude mcp add" in line)
+    assert added.endswith(f"-- {servers['mcp-pools']['command']} serve")
+    assert shutil.which("mcp-pools", path=str(BIN))
+
+
+def test_the_readme_names_every_tool() -> None:
+    """And no tool that is not there."""
+    assert set(re.findall(r"`(pool_\w+)`", README)) == set(TOOLS)
