@@ -22,17 +22,18 @@ def select_tools(flags: Mapping[str, Any]) -> dict[str, Tool]:
     """
     toolsets = {tool.toolset for tool in TOOLS.values()}
     _check_known("flag", flags, _FLAGS)
-    chosen, sets = flags.get("tools") or (), flags.get("toolsets") or ()
+    chosen, sets = flags.get("tools"), flags.get("toolsets")
     excluded = flags.get("exclude_tools") or ()
-    _check_known("tool", [*chosen, *excluded], TOOLS)
-    _check_known("toolset", sets, toolsets)
+    _check_known("tool", [*(chosen or ()), *excluded], TOOLS)
+    _check_known("toolset", sets or (), toolsets)
 
     def offered(tool: Tool) -> bool:
         if tool.name in excluded or (flags.get("read_only") and tool.effect != "read"):
             return False
         if flags.get("disable_destructive") and tool.effect == "destroy":
             return False
-        return not (chosen or sets) or tool.name in chosen or tool.toolset in sets
+        unnarrowed = chosen is None and sets is None
+        return unnarrowed or tool.name in (chosen or ()) or tool.toolset in (sets or ())
 
     return {name: tool for name, tool in TOOLS.items() if offered(tool)}
 

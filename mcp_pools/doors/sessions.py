@@ -38,7 +38,12 @@ def admit(hello: Hello) -> None:
     """Raises `PoolsError` for a hello that no session can serve: its flags name what there is not."""
     from mcp_pools.selection import select_tools
 
-    select_tools(hello.flags._asdict())
+    select_tools(given(hello))
+
+
+def given(hello: Hello) -> dict[str, Any]:
+    """The flags that were given; one that was not is no choice of nothing."""
+    return {name: value for name, value in hello.flags._asdict().items() if value}
 
 
 async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
@@ -48,7 +53,7 @@ async def mcp(router: Router, connection: Connection, hello: Hello) -> None:
     from mcp_pools.doors.transport import streams
 
     incoming, outgoing = streams(connection)
-    await server.serve_session(bound(router, hello), incoming, outgoing, hello.flags._asdict())
+    await server.serve_session(bound(router, hello), incoming, outgoing, given(hello))
 
 
 async def console(router: Router, connection: Connection, hello: Hello) -> None:

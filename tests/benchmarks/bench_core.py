@@ -107,7 +107,8 @@ def syncs(tasks: int = 500) -> float | None:
     if shutil.which("strace") is None:
         return None
     script = (
-        "import asyncio, sys\nfrom mcp_pools import Router, Settings\nfrom mcp_pools.tools import pool_execute\n"
+        "import asyncio, sys\nfrom mcp_pools import Router, Settings\n"
+        "from mcp_pools.tools import pool_execute\n"
         "async def main():\n"
         "    async with Router.open(Settings(home=sys.argv[1])) as router:\n"
         "        for _ in range(int(sys.argv[2])):\n"
