@@ -25,7 +25,7 @@ from mcp_pools.commits import Commits
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Progress
 from mcp_pools.pool import LivePool, LiveTask
-from mcp_pools.states import TERMINAL, Verdict, judge, step
+from mcp_pools.states import Verdict, judge, step
 from mcp_pools.store import Accept, EventRow, PutAffinity, RequestCancel, TaskRow, Update
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ class Dispatcher:
     def enqueue(self, pool: LivePool, live: LiveTask) -> None:
         """Let a kept task wait for a slot, from its `not_before` on."""
         delay = (live.row.not_before or 0.0) - time.time()
-        if live.row.status in TERMINAL:
-            return  # it was cancelled while it still was being kept as queued
+        if live.row.status != "queued":
+            return  # it was cancelled, or moved and started, while it still was being kept
         if live.cancelling:
             self._cancelled(pool, live)
         elif delay > 0:
@@ -145,6 +145,21 @@ class Dispatcher:
             self.rehome(None, live)
         else:
             self.enqueue(pool, live)
+
+    def vacate(self, pool: LivePool) -> None:
+        """Send away what waits on a pool that closes: in its queue, or for its next attempt."""
+        now = time.time()
+        leaving = [
+            live
+            for live in self.tasks.values()
+            if live.row.pool == pool.name
+            and live.row.status == "queued"
+            and (live.row.not_before or 0.0) > now
+        ]
+        while (live := pool.queue.pop()) is not None:
+            leaving.append(live)
+        for live in leaving:
+            self.rehome(pool, live)
 
     def rehome(self, pool: LivePool | None, live: LiveTask) -> None:
         """Move a queued task off a pool that closes; it ends when no other pool may run it."""

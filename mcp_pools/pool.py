@@ -46,6 +46,7 @@ class LiveTask:
     progress: Progress | None = None
     listeners: list[ProgressReport] = field(default_factory=list)
     _ended: asyncio.Event | None = None
+    _woken: bool = False
 
     def __post_init__(self) -> None:
         self.task_id, self.priority, self.created_at = (
@@ -77,10 +78,13 @@ class LiveTask:
         """Set once the end is on disk."""
         if self._ended is None:
             self._ended = asyncio.Event()
+            if self._woken:
+                self._ended.set()
         return self._ended
 
     def wake(self) -> None:
-        """Tell everybody who waits for the end."""
+        """Tell everybody who waits for the end, now or later."""
+        self._woken = True
         if self._ended is not None:
             self._ended.set()
 

@@ -255,8 +255,7 @@ class Router:
         """Close a pool: its queue moves or is cancelled, what runs finishes or is cancelled."""
         pool = self.registry.pool(name)
         await self.registry.drain(pool)
-        while (live := pool.queue.pop()) is not None:
-            self.dispatcher.rehome(pool, live)
+        self.dispatcher.vacate(pool)
         if pool.running and not force:
             pool.emptied.clear()
             with suppress(TimeoutError):

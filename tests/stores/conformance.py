@@ -455,6 +455,19 @@ async def test_what_ended_long_ago_is_forgotten_and_nothing_else(store: Any) -> 
     assert await keep(store, Accept(a_task("t_4", idempotency_key="k")))
 
 
+async def test_cursors_grow_though_everything_before_is_forgotten(make: Make, home: Path) -> None:
+    """Whoever follows the events from a cursor misses none, also across owners."""
+    async with opened(make, home) as store:
+        for number in range(5):
+            await keep(store, Accept(a_task(f"t_{number}"), an_event("old")))
+        last = (await store.events())[-1][0]
+        assert await keep(store, Prune(NOW + 1))
+        assert len(await store.events()) <= 1
+    async with opened(make, home) as store:
+        await keep(store, Accept(a_task("t_5"), an_event("new")))
+        assert [event.kind for _, event in await store.events(after=last)] == ["new"]
+
+
 async def test_forgetting_never_takes_the_payload_of_a_task_that_is_being_accepted(store: Any) -> None:
     """However the two fall together."""
     rows = [a_task(f"t_{number:03}", payload=b"p" * 5000) for number in range(60)]

@@ -90,7 +90,9 @@ STATEMENTS: Final[dict[str, Statement]] = {
     ),
     "affinity": one_at_a_time("INSERT OR REPLACE INTO affinities VALUES (?, ?)"),
     "prune": one_at_a_time("DELETE FROM tasks WHERE finished_at < ?"),
-    "prune_events": one_at_a_time("DELETE FROM events WHERE at < ?"),
+    "prune_events": one_at_a_time(
+        "DELETE FROM events WHERE at < ? AND cursor < (SELECT max(cursor) FROM events)"
+    ),
 }
 """By key, in the order in which one transaction applies them."""
 
