@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "adapters")]
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent / "adapters"))
 
 from stage import alive, carrying, lines, until
 

@@ -5,7 +5,6 @@ run. `-s` shows what became of the tasks.
 """
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
@@ -17,9 +16,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "adapters")]
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent / "adapters"))
 
-from stage import alive, carrying, lines
+from stage import carrying, lines
 from submitting import settings
 
 from mcp_pools import Router
