@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(HERE.parent / "adapters"))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
 
 from stage import alive, carrying, lines, until
 
@@ -20,6 +19,8 @@ from mcp_pools.models import Allow
 from mcp_pools.tools import pool_cancel, pool_execute, pool_task
 
 pytestmark = pytest.mark.anyio
+
+HERE = Path(__file__).parent
 
 FLEEING = """
 import os, signal, subprocess, sys, time

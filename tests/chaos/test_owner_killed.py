@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-sys.path.insert(0, str(HERE.parent / "adapters"))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
 
 from stage import carrying, lines
 from submitting import settings
@@ -28,6 +27,8 @@ from mcp_pools.stores.sqlite import SqliteStore
 from mcp_pools.worker_process import Journal
 
 pytestmark = pytest.mark.anyio
+
+HERE = Path(__file__).parent
 
 POINTS = 20
 TASKS = 2000
