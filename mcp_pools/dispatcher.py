@@ -185,7 +185,10 @@ class Dispatcher:
         except PoolsError as error:
             self._called_off(pool, live, Ended(live.row.attempt_id, error.code, message=str(error)))
             return
-        self._hand_over(pool, live, payload)
+        if live.cancelling:
+            self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+        else:
+            self._hand_over(pool, live, payload)
 
     def _hand_over(self, pool: LivePool, live: LiveTask, payload: bytes) -> None:
         assert pool.adapter is not None
