@@ -95,6 +95,7 @@ class LocalPool:
 
     def __init__(self, spec: PoolSpec, surroundings: Surroundings) -> None:
         self.spec = spec
+        self._first_spec = spec
         self._surroundings = surroundings
         self._workers: dict[str, _Worker] = {}
         self._where: dict[str, _Worker] = {}
@@ -433,7 +434,10 @@ class LocalPool:
             self._retire(worker)
 
     def _resize(self, now: float) -> None:
-        """Retire what is above the maximum, or idle for long and above the minimum."""
+        """Retire what is above the maximum, or idle for long and above the minimum; start what is below.
+
+        A pool that nobody has used or resized yet has no workers: they start when they are needed.
+        """
         live = [worker for worker in self._workers.values() if worker.state in ("ready", "starting")]
         idle = [worker for worker in live if not worker.held and worker.state == "ready"]
         surplus = len(live) - self.spec.max_workers
@@ -443,6 +447,11 @@ class LocalPool:
             if now - worker.idle_since > self._option("idle_seconds"):
                 self._strength = max(self.spec.min_workers, len(live) - 1)
                 self._retire(worker)
+        if self._count or self.spec is not self._first_spec:
+            starting = sum(worker.state == "starting" for worker in live)
+            missing = min(self.spec.min_workers, self.spec.max_workers) - len(live)
+            for _ in range(min(missing, _STARTS_AT_ONCE - starting)):
+                self._start()
 
     # How it stands.
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from stage import Stage, alive, carrying, children, end, lines, until
@@ -375,6 +376,15 @@ async def test_with_no_minimum_all_retire_and_come_back(stage) -> None:
     async with stage(size=(0, 2), idle_seconds=0.05).open() as pool:
         await serves(pool)
         await until(lambda: not pool.pool.workers)
+        await serves(pool)
+
+
+async def test_a_fixed_size_is_reached_without_any_work(stage) -> None:
+    """Lazy is what nobody has asked for yet; this size somebody has."""
+    async with stage(size=(1, 3)).open() as pool:
+        assert not pool.pool.workers
+        pool.pool.spec = replace(pool.pool.spec, min_workers=2, max_workers=2)
+        await until(lambda: [worker.status for worker in pool.pool.workers] == ["idle", "idle"])
         await serves(pool)
 
 
