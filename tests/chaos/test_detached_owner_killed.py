@@ -12,9 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
 
-from mcp_pools.hello import Hello
 from stage import alive, lines, until
 
+from mcp_pools.doors.hello import Hello
 from mcp_pools.home import Home, connect
 
 pytestmark = pytest.mark.anyio
