@@ -80,7 +80,7 @@ def test_killing_the_marked_leaves_none(family) -> None:
     assert killed >= 1
     until(lambda: family.poll() is not None)
     assert family.returncode == -signal.SIGKILL
-    assert not [pid for pid in before if processes.started_ticks(pid) and not processes._is_zombie(pid)]
+    assert not [pid for pid in before if processes.started_ticks(pid) and not processes.is_over(pid)]
 
 
 def test_killing_when_nobody_is_marked_kills_nobody() -> None:
