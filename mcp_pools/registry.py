@@ -90,10 +90,13 @@ class Registry:
             self._know(row)
             if keep:
                 await self.store.commit(PutPool(row))
+        default = implied(self.settings)
+        if IMPLIED in kept and kept[IMPLIED].pool_id == IMPLIED:
+            default.fixed_workers = kept.pop(IMPLIED).fixed_workers
         for row in kept.values():
             self._know(row).draining = row.configured or row.status == "draining"
         if not self._others():
-            self._know(implied(self.settings))
+            self._know(default)
         for name in set(in_use) - set(self.pools):
             row = implied(self.settings)
             row.spec = replace(row.spec, name=name)
@@ -103,6 +106,8 @@ class Registry:
 
     def _configured(self, spec: PoolSpec, kept: PoolRow | None) -> PoolRow:
         fixed = self.settings.fixed_workers(spec.name)
+        if fixed is None and kept is not None:
+            fixed = kept.fixed_workers  # scaled since; the configuration does not say otherwise
         pool_id = kept.pool_id if kept else new_pool_id()
         created = kept.created_at if kept else time.time()
         spec = replace(spec, type=plugins.ALIASES.get(spec.type, spec.type))
@@ -323,9 +328,8 @@ class Registry:
         await self._put(pool, EventRow(at=time.time(), kind="pool.closed", pool=pool.name))
 
     async def _put(self, pool: LivePool, event: EventRow) -> None:
-        """Keep a pool; the implied one is not kept, only what happened to it."""
-        if not self.is_implied(pool):
-            await self.store.commit(PutPool(pool.row, event))
+        """Keep a pool, with what happened to it. Of the implied one only its size is ever read again."""
+        await self.store.commit(PutPool(pool.row, event))
 
     async def close_all(self) -> None:
         """End every adapter; the pools stay."""

@@ -275,3 +275,26 @@ async def test_a_pool_is_healthy_or_says_why_not(router: Router) -> None:
     report = await pool_health(router)
     assert report.status == "healthy" and [pool.name for pool in report.pools] == ["local"]
     assert (await pool_health(router, "local")).pools[0].latency_seconds >= 0
+
+
+@pytest.mark.parametrize(
+    "configured", [{}, {"pools": {"mine": {"type": "local"}}}], ids=["implied", "configured"]
+)
+async def test_a_size_that_was_fixed_outlives_the_owner(open_router: Any, configured: dict[str, Any]) -> None:
+    """Until it is `auto` again; the definition is what it was."""
+    name = next(iter(configured.get("pools", {"local": None})))
+    async with open_router(**configured) as router:
+        assert (await pool_scale(router, name, workers=3)).max_workers == 3
+    async with open_router(**configured) as router:
+        assert (await pool_get(router, name)).max_workers == 3
+        assert (await pool_scale(router, name, workers="auto")).max_workers == 2
+    async with open_router(**configured) as router:
+        assert (await pool_get(router, name)).max_workers == 2
+
+
+async def test_what_json_cannot_hold_is_no_payload(router: Router) -> None:
+    """Not even quietly, as null."""
+    message = await refused(
+        pool_execute(router, task_type="echo", payload={"x": float("nan")}), "invalid_payload"
+    )
+    assert "finite" in message

@@ -56,7 +56,7 @@ Outcomes = Annotated[
 class EchoPayload(BaseModel):
     """Any JSON object."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="constants")
 
 
 class SleepPayload(Payload):
