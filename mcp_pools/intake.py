@@ -63,6 +63,8 @@ class Intake:
 
     def row(self, request: Request, caller: Caller) -> TaskRow:
         """The task to keep; raises `PoolsError` when it may not be."""
+        if not self._settings.pools_enabled:
+            raise PoolsError("not_allowed", "Pools are switched off.", "Set pools_enabled to true.")
         kind = self._type(request.task_type)
         if caller.depth > self._settings.max_depth:
             raise PoolsError(

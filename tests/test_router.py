@@ -572,3 +572,11 @@ async def test_the_list_of_pools_is_the_same_from_both_ends(router: Router) -> N
     """`pool_list` and `pool_get` agree."""
     [pool] = (await pool_list(router)).pools
     assert (await pool_get(router, pool.name)).pool_id == pool.pool_id
+
+
+async def test_pools_that_are_switched_off_take_no_tasks(open_router: Any) -> None:
+    """The refusal names the key."""
+    async with open_router(pools_enabled=False) as router:
+        with pytest.raises(PoolsError, match="pools_enabled") as refusal:
+            await pool_execute(router, task_type="echo", payload={})
+        assert refusal.value.code == "not_allowed"
