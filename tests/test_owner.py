@@ -139,8 +139,9 @@ def test_another_user_is_hung_up_on_even_with_the_doors_open(home, directory, cl
     for path, mode in ((directory, 0o755), (home.path, 0o755), (home.socket, 0o777)):
         path.chmod(mode)
     script = (
-        "import os, socket, sys; os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
-        "s.connect(sys.argv[1]); print(s.recv(100))"
+        "import os, pathlib, socket, sys; door = pathlib.Path(sys.argv[1]); os.chdir(door.parent);"
+        "os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX);"
+        "s.connect(door.name); print(s.recv(100))"
     )
     command = [sys.executable, "-c", script, str(home.socket)]
     said = subprocess.run(command, capture_output=True, text=True)
