@@ -106,7 +106,7 @@ def _grid(grid: Grid, width: int, color: bool) -> list[RenderableType]:
     for at in kept:
         column = grid.columns[at]
         table.add_column(
-            Text(one_line(column.name).upper().replace("_", " ")),
+            Text("\n".join(_words(column))),
             justify="right" if column.right else "left",
             no_wrap=not column.wraps,
             overflow="fold",
@@ -134,8 +134,14 @@ def _fitting(grid: Grid, width: int, color: bool) -> list[int]:
 
 def _needed(grid: Grid, at: int, color: bool) -> int:
     column: Column = grid.columns[at]
-    widest = max([cell_len(column.name), *(_flat(row[at], color).cell_len for row in grid.rows)])
-    return min(widest, max(_NARROWEST_FOLDED, cell_len(column.name))) if column.wraps else widest
+    heading = max(map(cell_len, _words(column)))
+    widest = max([heading, *(_flat(row[at], color).cell_len for row in grid.rows)])
+    return min(widest, max(_NARROWEST_FOLDED, heading)) if column.wraps else widest
+
+
+def _words(column: Column) -> list[str]:
+    """A heading's words, one above the other: what is below them may be narrow."""
+    return one_line(column.name).upper().replace("_", " ").split(" ")
 
 
 def _cards(grid: Grid, color: bool) -> list[RenderableType]:
