@@ -227,7 +227,7 @@ class Dispatcher:
 
     async def _launch_filled(self, pool: LivePool, live: LiveTask) -> None:
         try:
-            payload = await self._intake.filled(live.row.payload)
+            payload, live.secrets = await self._intake.filled(live.row.payload)
         except PoolsError as error:
             self._called_off(pool, live, Ended(live.row.attempt_id, error.code, message=str(error)))
             return
@@ -312,7 +312,7 @@ class Dispatcher:
         self.commits.counters.retries += 1
         row.status = step(row.task_id, row.status, "retry")
         row.not_before = time.time() + delay if delay else None
-        row.error = error_bytes(ended)
+        row.error = live.masked(error_bytes(ended))
         if not row.pinned and row.strategy != "affinity":
             pool = self._elsewhere(pool, row)
         row.pool, row.pool_type, row.worker, row.started_at = pool.name, pool.row.spec.type, None, None
@@ -340,10 +340,10 @@ class Dispatcher:
         row = live.row
         row.status = step(row.task_id, row.status, verdict.move)
         row.finished_at = time.time()
-        row.result = ended.result
-        row.error = None if ended.code is None else error_bytes(ended)
+        row.result = None if ended.result is None else live.masked(ended.result)
+        row.error = None if ended.code is None else live.masked(error_bytes(ended))
         row.output_tail = live.output
-        row.progress = json.dumps(asdict(live.progress)).encode() if live.progress else None
+        row.progress = live.masked(json.dumps(asdict(live.progress)).encode()) if live.progress else None
         event = EventRow(at=row.finished_at, kind=f"task.{row.status}", pool=row.pool, task_id=row.task_id)
         self.commits.after(Update(row, row.launch, event), partial(self._finished, live))
 

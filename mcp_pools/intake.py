@@ -164,18 +164,21 @@ class Intake:
         """Whether a payload must be filled before it goes out."""
         return _REFERENCE in row.payload
 
-    async def filled(self, payload: bytes) -> bytes:
-        """The payload with its secrets, read now; they are in no store and no log."""
+    async def filled(self, payload: bytes) -> tuple[bytes, tuple[str, ...]]:
+        """The payload with its secrets, read now, and what they are; they are in no store and no log."""
         sources = {
             name: source.model_dump(exclude_none=True, mode="json")
             for name, source in self._settings.secrets.items()
         }
 
-        def fill() -> bytes:
-            whole = fill_secrets(json.loads(payload), lambda name: read_secret(name, sources))
-            return json.dumps(whole).encode()
+        read: dict[str, str] = {}
 
-        return await asyncio.to_thread(fill)
+        def fill() -> bytes:
+            whole = json.loads(payload)
+            read.update((name, read_secret(name, sources)) for name in secret_names(whole))
+            return json.dumps(fill_secrets(whole, read.__getitem__)).encode()
+
+        return await asyncio.to_thread(fill), tuple(read.values())
 
     def within_limits(self, ended: Ended) -> Ended:
         """The end of an attempt, unless its result is larger than results may be."""

@@ -13,6 +13,7 @@ from mcp_pools.models import Health, Pool, PoolHealth, PoolStatus, Progress, Tas
 from mcp_pools.present import pool_view, task_view
 from mcp_pools.queueing import PoolQueue
 from mcp_pools.routing import ANY, PoolLoad
+from mcp_pools.secret import masked
 from mcp_pools.store import PoolRow, TaskRow
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class LiveTask:
     launched: bool = False
     cancelling: bool = False
     last_pool: str | None = None
+    secrets: tuple[str, ...] = ()
     printed: bytearray = field(default_factory=bytearray)
     progress: Progress | None = None
     listeners: list[ProgressReport] = field(default_factory=list)
@@ -71,7 +73,11 @@ class LiveTask:
     @property
     def output(self) -> str | None:
         """What it printed, as text."""
-        return self.printed.decode(errors="replace") if self.printed else None
+        return self.masked(bytes(self.printed)).decode(errors="replace") if self.printed else None
+
+    def masked(self, data: bytes) -> bytes:
+        """What it says, without the secrets it was given."""
+        return masked(data, self.secrets) if self.secrets else data
 
     @property
     def ended(self) -> asyncio.Event:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,6 +113,21 @@ def fill_secrets(payload: Any, resolve: Callable[[str], str]) -> Any:
     if isinstance(payload, list):
         return [fill_secrets(value, resolve) for value in payload]
     return payload
+
+
+MASK: Final = b"***"
+_SHORTEST_MASKED: Final = 4
+"""A shorter value would be found everywhere."""
+
+
+def masked(data: bytes, secrets: Sequence[str]) -> bytes:
+    """What a task says, without the secrets it was given: as they are, and as JSON writes them."""
+    for secret in secrets:
+        if len(secret) < _SHORTEST_MASKED:
+            continue
+        for written in (secret, *(json.dumps(secret, ensure_ascii=ascii)[1:-1] for ascii in (True, False))):
+            data = data.replace(written.encode(errors="replace"), MASK)
+    return data
 
 
 def read_secret(

@@ -210,6 +210,24 @@ async def test_a_secret_reaches_the_worker_and_no_file(
         assert b"hunter2" not in stored.read_bytes()
 
 
+async def test_a_secret_that_a_task_says_is_masked(
+    open_router: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its result, its output and its error; the file never holds it."""
+    monkeypatch.setenv("THE_SECRET", 'open "sesame" now')
+    settings = {"secrets": {"WORD": {"env": "THE_SECRET"}}, "allow": {"commands": ["*"], "env": ["*"]}}
+    async with open_router(**settings) as router:
+        echoed = await pool_execute(router, task_type="echo", payload={"said": {"$secret": "WORD"}})
+        assert echoed.result == {"said": "***"}
+        for status in (0, 1):
+            said = f"import os; print(os.environ['WORD']); raise SystemExit({status})"
+            payload = {"argv": [sys.executable, "-c", said], "env": {"WORD": {"$secret": "WORD"}}}
+            task = await pool_execute(router, task_type="command", payload=payload)
+            assert task.output_tail == "***\n"
+            assert "sesame" not in str(task)
+    assert all(b"sesame" not in file.read_bytes() for file in home.iterdir() if file.is_file())
+
+
 def secret_transform() -> dict[str, Any]:
     """A payload whose result is the length of the secret."""
     return {"data": {"token": {"$secret": "WORD"}}, "expression": "length(token)"}

@@ -1,5 +1,6 @@
 """Secrets are referred to, refused in plain, and filled in only by a launch."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from mcp_pools.errors import PoolsError
 from mcp_pools.policy import fill_secrets, read_secret, refuse_plain_secrets, secret_names
+from mcp_pools.secret import MASK, masked
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -108,3 +110,20 @@ def test_an_unknown_secret_names_the_nearest() -> None:
     with pytest.raises(PoolsError, match="Did you mean 'API'") as error:
         read_secret("APl", {"API": {"env": "X"}})
     assert error.value.code == "invalid_payload"
+
+
+@given(st.text(min_size=4), st.binary(), st.binary(), st.booleans())
+def test_what_a_task_says_holds_no_secret(secret: str, before: bytes, after: bytes, ascii: bool) -> None:
+    """Neither as it is nor as JSON writes it; what else was said stays around the mask."""
+    for written in (
+        secret.encode(errors="replace"),
+        json.dumps(secret, ensure_ascii=ascii).encode(errors="replace"),
+    ):
+        said = masked(before + written + after, [secret])
+        assert secret.encode(errors="replace") not in said
+        assert MASK in said
+
+
+def test_a_value_too_short_to_be_a_secret_is_not_masked() -> None:
+    """It would be found everywhere."""
+    assert masked(b"a man, a plan", ["a"]) == b"a man, a plan"
