@@ -68,7 +68,7 @@ def main(config: str | None = None, flags: Mapping[str, Any] | None = None) -> i
         name: tuple(value) if isinstance(value, list) else value for name, value in (flags or {}).items()
     }
     try:
-        return run(Home.default(), config, Flags(**said))
+        return run(Home.default(config), config, Flags(**said))
     except PoolsError as refused:
         print(f"mcp-pools: {refused}", file=sys.stderr, flush=True)
         return 1

@@ -44,7 +44,7 @@ class Check(NamedTuple):
 
 def report(config: str | None = None, home: Home | None = None) -> dict[str, Any]:
     """Every finding, and the worst of them."""
-    place = home or Home.default()
+    place = home or Home.default(config)
     found = [
         python(),
         system(),

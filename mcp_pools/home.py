@@ -71,11 +71,15 @@ class Home:
         return f"Home({str(self.path)!r})"
 
     @classmethod
-    def default(cls) -> Home:
-        """The home the environment names, else the user's state directory's `mcp-pools`."""
+    def default(cls, config: str | None = None) -> Home:
+        """The home the environment names, else the configuration; else the user's own state directory's.
+
+        Args:
+            config: what `--config` named.
+        """
         named = os.environ.get("MCP_POOLS_HOME") or os.environ.get("MAHAVISHNU_HOME")
         state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return cls(named or Path(state) / "mcp-pools")
+        return cls(named or _configured(config) or Path(state) / "mcp-pools")
 
     def create(self) -> None:
         """Make the directory, for its user alone, if it is not there.
@@ -331,6 +335,26 @@ def _silent(home: Home) -> PoolsError:
         f"See {home.log}; end the process if it hangs, then try again.",
         retryable=True,
     )
+
+
+def _configured(config: str | None) -> Path | None:
+    """The `home` of the configuration file, read without a YAML parser: a line of its own that says it.
+
+    `settings` reads the same file whole; every other mistake in it is reported there.
+    """
+    import re
+
+    base = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    file = Path(
+        config or os.environ.get("MCP_POOLS_CONFIG") or base / "mcp-pools" / "config.yaml"
+    ).expanduser()
+    try:
+        text = file.read_text(errors="replace")
+    except OSError:
+        return None
+    said = re.search(r"""^home:[ \t]+(?:"([^"]+)"|'([^']+)'|([^\s#'"][^#\n]*))""", text, re.MULTILINE)
+    named = next(filter(None, said.groups()), "").strip() if said else ""
+    return file.absolute().parent / Path(named).expanduser() if named else None
 
 
 def _socket_path(home: Path) -> Path:

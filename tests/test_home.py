@@ -25,6 +25,7 @@ from mcp_pools.doors import hello as first_line
 from mcp_pools.doors.hello import Flags, Hello, Reply, newer
 from mcp_pools.errors import PoolsError
 from mcp_pools.home import Home, NoOwner, connect, require_private, start_owner
+from mcp_pools.settings import load
 
 CONSOLE = Hello.here("console")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
@@ -381,3 +382,27 @@ def test_finding_an_owner_imports_nothing_slow():
         cwd=Path(first_line.__file__).parents[2],
     )
     assert said.stdout.strip() == "[]", said
+
+
+@pytest.mark.parametrize(
+    ("said", "home"),
+    [
+        ("home: /a/b", "/a/b"),
+        ("pools: {}\nhome: '/a b/c'  # state", "/a b/c"),
+        ('home:  "state"', "{config}/state"),
+        ("home: state   # beside this file", "{config}/state"),
+        ("# home: /no\nother:\n  home: /no", "{state}/mcp-pools"),
+    ],
+)
+def test_the_configuration_may_name_the_home(monkeypatch, tmp_path, said, home):
+    """Whoever looks for an owner finds the home that the owner's settings have."""
+    for name in ("MCP_POOLS_HOME", "MAHAVISHNU_HOME", "MCP_POOLS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (file := tmp_path / "config.yaml").write_text(said)
+    expected = home.format(config=tmp_path, state=tmp_path / "state")
+    assert str(Home.default(str(file)).path) == expected
+    if "other" not in said:
+        assert str(load(config_file=file).home) == expected
+    monkeypatch.setenv("MCP_POOLS_HOME", str(tmp_path / "first"))
+    assert Home.default(str(file)).path == tmp_path / "first"

@@ -45,7 +45,7 @@ def _by_owner(
     tool: Tool, arguments: dict[str, Any], config: str | None, on_progress: OnProgress | None
 ) -> Answer:
     """Ask the owner; where there is none, a reading command asks the store instead of starting one."""
-    home, hello = Home.default(), Hello.here("console", config)
+    home, hello = Home.default(config), Hello.here("console", config)
     alone = tool.effect == "read" and tool.name != "pool_watch"
     try:
         connection = _door(home, hello, start=not alone)
