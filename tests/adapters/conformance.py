@@ -39,7 +39,7 @@ class Conformance:
         yield build
         for each in made:
             each.assert_one_outcome_each()
-            assert not carrying("stage-", each._tag, f"t_{each._tag}")
+            assert not carrying(each.mark, f"t_{each._tag}")
 
     async def test_a_result_comes_back_as_it_was(self, stage) -> None:
         """Text, numbers, nesting: JSON in, JSON out."""
@@ -182,7 +182,7 @@ class Conformance:
             first, second = await self.two_on_one_worker(pool, tmp_path)
         assert [each.code for each in subject.ends(first)] == ["interrupted"]
         assert isinstance(subject.ends(second)[0], Returned)
-        assert not carrying("stage-", first)
+        assert not carrying(subject.mark, first)
 
     async def test_a_pool_opens_again_where_it_was_closed(self, stage) -> None:
         """Nothing of its first life is in the way."""

@@ -37,13 +37,15 @@ class Stage:
     """
 
     def __init__(self, make, directory, *, size=(1, 2), memory=0, environment=None, **options):
-        spec = PoolSpec(name="stage", type="any", min_workers=size[0], max_workers=size[1], options=options)
+        self._tag = os.urandom(4).hex()
+        self.mark = f"stage-{self._tag}"
+        """What the workers of this pool, and of no other in the world, are called."""
+        spec = PoolSpec(name=self.mark, type="any", min_workers=size[0], max_workers=size[1], options=options)
         given = {"PATH": os.environ["PATH"], **(environment or {})}
         self.pool = make(spec, Surroundings(directory, given, memory))
         self.events = []
         self.launched = []
         self._numbers = itertools.count(1)
-        self._tag = os.urandom(4).hex()
 
     @asynccontextmanager
     async def open(self, orphans=()):

@@ -35,7 +35,7 @@ def stage(tmp_path):
     yield build
     for each in made:
         each.assert_one_outcome_each()
-        assert not carrying("stage-", f"t_{each._tag}")
+        assert not carrying(each.mark, f"t_{each._tag}")
 
 
 async def serves(pool):
@@ -413,7 +413,7 @@ async def test_a_busy_worker_above_the_maximum_finishes_and_leaves(stage, tmp_pa
     async with stage(size=(1, 2)).open() as pool:
         slots = await _all_started(pool, 2)
         attempts = [pool.launch(slot, "wait", {"until": str(tmp_path / "go")}) for slot in slots]
-        pool.pool.spec = PoolSpec(name="stage", type="any", min_workers=1, max_workers=1)
+        pool.pool.spec = PoolSpec(name=pool.mark, type="any", min_workers=1, max_workers=1)
         await until(lambda: any(row.status == "stopping" for row in pool.pool.workers))
         (tmp_path / "go").touch()
         for attempt in attempts:
@@ -421,7 +421,7 @@ async def test_a_busy_worker_above_the_maximum_finishes_and_leaves(stage, tmp_pa
         await pool.still(count=1)
         await serves(pool)
         (tmp_path / "go").unlink()
-        pool.pool.spec = PoolSpec(name="stage", type="any", min_workers=2, max_workers=2)
+        pool.pool.spec = PoolSpec(name=pool.mark, type="any", min_workers=2, max_workers=2)
         attempts = [await pool.start("wait", {"until": str(tmp_path / "go")}) for _ in range(2)]
         await pool.still("busy", count=2)
         (tmp_path / "go").touch()
