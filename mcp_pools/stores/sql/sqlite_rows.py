@@ -119,7 +119,6 @@ def connect(path: Path, sync: str, *, read_only: bool = False) -> sqlite3.Connec
         db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA synchronous = {'NORMAL' if sync == 'normal' else 'FULL'}")
     db.execute("PRAGMA temp_store = MEMORY")
-    db.execute("PRAGMA mmap_size = 268435456")
     db.execute("PRAGMA journal_size_limit = 67108864")
     return db
 
