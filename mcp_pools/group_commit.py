@@ -2,9 +2,9 @@
 
 One thread applies batches, each in one transaction with one sync, so that a slow disk
 never holds the event loop up. Waking that thread and being woken by it costs more than a
-quick disk's sync, though. So when at most two changes come alone and the disk has been
-quick of late, they are applied where they are, on the event loop's thread. Then nothing is
-in flight, so the two never apply at once.
+quick disk's sync, though. So when at most two changes come alone, are not heavy, and the
+disk has been quick of late, they are applied where they are, on the event loop's thread.
+Then nothing is in flight, so the two never apply at once.
 """
 
 from __future__ import annotations
@@ -40,14 +40,20 @@ class GroupCommit(Generic[Job]):
         self._loop = asyncio.get_running_loop()
         self._pending: list[Handed[Job]] = []
         self._batches: queue.SimpleQueue[list[Handed[Job]] | None] = queue.SimpleQueue()
+        self._heavy = False
         self._in_flight = 0
         self._usual_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
         self._thread.start()
 
-    def add(self, job: Job) -> asyncio.Future[bool]:
-        """Hand a job over; the future resolves once it is durable."""
+    def add(self, job: Job, *, heavy: bool = False) -> asyncio.Future[bool]:
+        """Hand a job over; the future resolves once it is durable.
+
+        Args:
+            heavy: it takes the disk longer than a job usually does, however quick that is.
+        """
         future: asyncio.Future[bool] = self._loop.create_future()
+        self._heavy |= heavy
         self._pending.append((job, future))
         if len(self._pending) == 1:
             self._loop.call_soon(self._flush)
@@ -56,9 +62,10 @@ class GroupCommit(Generic[Job]):
     def _flush(self) -> None:
         """All that came in one turn of the event loop goes together."""
         batch, self._pending = self._pending, []
+        light, self._heavy = not self._heavy and len(batch) <= _ALONE, False
         if not batch:
             return
-        if not self._in_flight and len(batch) <= _ALONE and self._usual_seconds < QUICK_SECONDS:
+        if light and not self._in_flight and self._usual_seconds < QUICK_SECONDS:
             resolve(batch, self._timed(batch))
         else:
             self._in_flight += 1

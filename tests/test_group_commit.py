@@ -86,6 +86,16 @@ async def test_a_slow_disk_is_left_to_the_thread() -> None:
     await group.close()
 
 
+async def test_a_heavy_change_is_left_to_the_thread() -> None:
+    """However quick the disk is; the next light one is applied where it is again."""
+    disk = Disk()
+    group = GroupCommit(disk.apply)
+    await group.add(2, heavy=True)
+    await group.add(2)
+    assert disk.threads == ["group-commit", threading.current_thread().name]
+    await group.close()
+
+
 async def test_closing_applies_what_was_handed_over() -> None:
     """Also what came in the same turn."""
     disk = Disk()

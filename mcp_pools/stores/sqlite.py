@@ -44,6 +44,9 @@ from mcp_pools.stores.sql import sqlite_rows as sql
 INLINE_PAYLOAD: Final = 4096
 """Bytes up to which a payload lives in its task's row, which each change rewrites."""
 
+HEAVY: Final = 65536
+"""Bytes of a result that take a disk longer than a row does."""
+
 Row = tuple[Any, ...]
 Job = tuple[str, Row, Row | None, Row | None]
 """A change: its statement's key, its values, its event's values, and the values of a payload
@@ -108,7 +111,7 @@ class SqliteStore:
         match change:
             case Update(row=row):
                 values = (row.task_id, change.fence, self._epoch, *sql.changing(row))
-                return self._add("update", values, change.event)
+                return self._add("update", values, change.event, heavy=len(row.result or b"") > HEAVY)
             case Accept(row=row):
                 inline = len(row.payload) <= INLINE_PAYLOAD
                 values = (self._epoch, *sql.fixed(row), *sql.changing(row), row.payload if inline else None)
@@ -122,10 +125,16 @@ class SqliteStore:
                 return self._add(*other_values(change), getattr(change, "event", None))
 
     def _add(
-        self, key: str, values: Row, event: EventRow | None = None, payload: Row | None = None
+        self,
+        key: str,
+        values: Row,
+        event: EventRow | None = None,
+        payload: Row | None = None,
+        heavy: bool = False,
     ) -> asyncio.Future[bool]:
         assert self._group is not None
-        return self._group.add((key, values, event_values(event), payload))
+        job = (key, values, event_values(event), payload)
+        return self._group.add(job, heavy=heavy or payload is not None)
 
     def _apply(self, batch: Sequence[Job]) -> Sequence[bool | Exception]:
         """Apply a batch in one transaction; one by one when a change was refused or failed."""
