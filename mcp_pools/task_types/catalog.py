@@ -10,44 +10,21 @@ import ast
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import TypedDict
 
 from mcp_pools.errors import PoolsError
+from mcp_pools.payload import Outcomes, Path, Payload
 from mcp_pools.task_type import TaskType
+from mcp_pools.task_types.programs import COMMAND, PROCESS
 
 if TYPE_CHECKING:
     from mcp_pools.policy import Judge
 
+__all__ = ["ANALYZE", "COMMAND", "COMPUTE", "ECHO", "PROCESS", "SLEEP", "TRANSFORM"]
+
 ITEM = "{item}"
 """Stands for one item in the payloads of types that do not know `items` themselves."""
 
-Path = Annotated[str, Field(min_length=1, json_schema_extra={"format": "path"})]
 Expression = Annotated[str, Field(min_length=1, max_length=10_000)]
-
-
-class Payload(BaseModel):
-    """What every payload but `echo`'s has in common: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ItemError(BaseModel):
-    """Why one item failed."""
-
-    code: str = Field(description="An error code, as of a task.")
-    message: str = Field(description="What went wrong, naming the values.")
-
-
-class Outcome(BaseModel):
-    """What became of one item: a result or an error."""
-
-    result: Any = Field(None, description="The item's own result.")
-    error: ItemError | None = Field(None, description="Why there is no result.")
-
-
-Outcomes = Annotated[
-    list[Outcome] | None, Field(description="With `items`: one outcome for each, in their order.")
-]
 
 
 # --- echo and sleep ------------------------------------------------------------------------
@@ -284,65 +261,4 @@ TRANSFORM = TaskType(
     check=_judge_transform,
     takes_items=True,
     example={"expression": "people[?age > `30`].name", "data": {"people": [{"name": "Ada", "age": 36}]}},
-)
-
-# --- command -------------------------------------------------------------------------------
-
-# A typed dictionary, not a model: it keeps its "$secret" key however the payload is dumped.
-SecretReference = TypedDict("SecretReference", {"$secret": str})
-SecretReference.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
-
-
-class CommandPayload(Payload):
-    """A program and what it gets."""
-
-    argv: list[str] = Field(
-        min_length=1, description="The program and its arguments, as a list; no shell parses them."
-    )
-    stdin: str | SecretReference | None = Field(
-        None, description='Text for its standard input, or {"$secret": "NAME"}; none: empty.'
-    )
-    cwd: Path | None = Field(
-        None,
-        description="The directory to run in; none: the caller's.",
-        json_schema_extra={"format": "path"},
-    )
-    env: dict[str, str | SecretReference] = Field(
-        default_factory=dict,
-        description='Variables to set beside the standard ones; values are text or {"$secret": "NAME"}.',
-    )
-
-
-class CommandResult(BaseModel):
-    """How the program ended and what it said."""
-
-    exit_code: int = Field(description="Its exit status; minus the signal's number if one killed it.")
-    stdout: str = Field(description="The last 64 KiB of its standard output.")
-    stderr: str = Field(description="The last 64 KiB of its standard error.")
-    stdout_bytes: int = Field(description="How many bytes it wrote to standard output.")
-    stderr_bytes: int = Field(description="How many bytes it wrote to standard error.")
-    stdout_truncated: bool = Field(description="Whether `stdout` is only the end.")
-    stderr_truncated: bool = Field(description="Whether `stderr` is only the end.")
-
-
-def _judge_command(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
-    """Pin the executable and the directory. The caller's own directory needs no root: what the
-    program may touch is for `allow.commands` to say.
-    """
-    asked = payload.get("cwd") or judge.cwd
-    cwd = judge.real(asked)
-    if cwd != judge.real(judge.cwd):
-        cwd = judge.path(asked)
-    judge.env(payload.get("env") or {})
-    return {**payload, "cwd": cwd, "argv": judge.command(payload["argv"], cwd)}
-
-
-COMMAND = TaskType(
-    name="command",
-    summary="Run a program without a shell; its output is streamed, a nonzero exit is a failure.",
-    handler="mcp_pools.task_types.command:run",
-    payload=CommandPayload,
-    result=CommandResult,
-    check=_judge_command,
-    example={"argv": ["ls", "-l"]},
 )

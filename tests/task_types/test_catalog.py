@@ -33,7 +33,7 @@ def test_each_type_runs_its_own_example(kind: TaskType, context: Any) -> None:
     """The example in the documentation passes the schema, the judge, the handler and the result model."""
     payload = kind.payload.model_validate(kind.example).model_dump()
     if kind.check is not None:
-        payload = kind.check(payload, Judge(Allow(commands=("ls",)), context.roots, context.cwd))
+        payload = kind.check(payload, Judge(Allow(commands=("ls", "wc")), context.roots, context.cwd))
     module, _, function = kind.handler.partition(":")
     result = getattr(importlib.import_module(module), function)(payload, context)
     if kind.result is not None:
@@ -61,6 +61,7 @@ def test_checked_payloads_pass_the_schema_and_the_check_again(context: Any) -> N
         (catalog.TRANSFORM, {"items": [1], "expression": "@"}),
         (catalog.TRANSFORM, {"data": None, "expression": "@"}),
         (catalog.COMMAND, {"argv": ["sh"], "stdin": {"$secret": "A"}}),
+        (catalog.PROCESS, {"items": ["a"], "argv": ["sh", "{item}"]}),
     ]:
         assert kind.check is not None
         stored = kind.check(kind.payload.model_validate(payload).model_dump(exclude_unset=True), judge)
