@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mcp_pools.errors import PoolsError
 from mcp_pools.payload import Outcomes, Path, Payload
 from mcp_pools.task_type import TaskType
-from mcp_pools.task_types.programs import COMMAND, PROCESS
+from mcp_pools.task_types.programs import COMMAND, PROCESS, PYTHON
 
 if TYPE_CHECKING:
     from mcp_pools.policy import Judge
 
-__all__ = ["ANALYZE", "COMMAND", "COMPUTE", "ECHO", "PROCESS", "SLEEP", "TRANSFORM"]
+__all__ = ["ANALYZE", "COMMAND", "COMPUTE", "ECHO", "PROCESS", "PYTHON", "SLEEP", "TRANSFORM"]
 
 ITEM = "{item}"
 """Stands for one item in the payloads of types that do not know `items` themselves."""

@@ -147,3 +147,28 @@ PROCESS = TaskType(
     takes_items=True,
     example={"items": ["README.md", "LICENSE"], "argv": ["wc", "-l", "{item}"]},
 )
+
+# --- python --------------------------------------------------------------------------------
+
+
+class PythonPayload(Payload):
+    """A function and its arguments."""
+
+    function: str = Field(
+        description='The function, as "package.module:name", of a module installed beside mcp-pools.'
+    )
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="Its arguments, by name.")
+
+
+def _judge_python(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    return {**payload, "function": judge.python(payload["function"])}
+
+
+PYTHON = TaskType(
+    name="python",
+    summary="Call a function of an installed module; what it returns is the result.",
+    handler="mcp_pools.task_types.python:run",
+    payload=PythonPayload,
+    check=_judge_python,
+    example={"function": "statistics:mean", "kwargs": {"data": [1, 2, 4]}},
+)

@@ -33,7 +33,9 @@ def test_each_type_runs_its_own_example(kind: TaskType, context: Any) -> None:
     """The example in the documentation passes the schema, the judge, the handler and the result model."""
     payload = kind.payload.model_validate(kind.example).model_dump()
     if kind.check is not None:
-        payload = kind.check(payload, Judge(Allow(commands=("ls", "wc")), context.roots, context.cwd))
+        payload = kind.check(
+            payload, Judge(Allow(commands=("ls", "wc"), python=("statistics",)), context.roots, context.cwd)
+        )
     module, _, function = kind.handler.partition(":")
     result = getattr(importlib.import_module(module), function)(payload, context)
     if kind.result is not None:
