@@ -7,19 +7,21 @@ libraries load in the workers alone.
 from __future__ import annotations
 
 import ast
+import os.path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mcp_pools.errors import PoolsError
 from mcp_pools.payload import Outcomes, Path, Payload
+from mcp_pools.tabular import MAX_ROWS, view_names
 from mcp_pools.task_type import TaskType
 from mcp_pools.task_types.programs import COMMAND, PROCESS, PYTHON
 
 if TYPE_CHECKING:
     from mcp_pools.policy import Judge
 
-__all__ = ["ANALYZE", "COMMAND", "COMPUTE", "ECHO", "PROCESS", "PYTHON", "SLEEP", "TRANSFORM"]
+__all__ = ["ANALYZE", "COMMAND", "COMPUTE", "ECHO", "PROCESS", "PYTHON", "QUERY", "SLEEP", "TRANSFORM"]
 
 ITEM = "{item}"
 """Stands for one item in the payloads of types that do not know `items` themselves."""
@@ -261,4 +263,76 @@ TRANSFORM = TaskType(
     check=_judge_transform,
     takes_items=True,
     example={"expression": "people[?age > `30`].name", "data": {"people": [{"name": "Ada", "age": 36}]}},
+)
+
+# --- query ---------------------------------------------------------------------------------
+
+
+class QueryPayload(Payload):
+    """A statement, and the files or the database it reads."""
+
+    sql: str = Field(
+        min_length=1,
+        max_length=100_000,
+        description="One SELECT. Over `files` it is DuckDB's SQL, each file a view called like the file "
+        "without its ending (`sales.csv`: `sales`); in a `database` it is SQLite's.",
+    )
+    files: list[Path] | None = Field(
+        None, min_length=1, max_length=100, description="CSV, Parquet and JSON files."
+    )
+    database: Path | None = Field(None, description="An SQLite file.", json_schema_extra={"format": "path"})
+    max_rows: int = Field(MAX_ROWS, ge=1, le=1_000_000, description="How many rows to return at most.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> QueryPayload:
+        if (self.files is None) == (self.database is None):
+            raise ValueError("give either files or database")
+        return self
+
+
+class Column(BaseModel):
+    """A column of a query's result."""
+
+    name: str = Field(description="Its name.")
+    type: str | None = Field(
+        description="Its SQL type; in an SQLite database that of its first value, null when there is none."
+    )
+
+
+class QueryResult(BaseModel):
+    """The rows that a query selects."""
+
+    columns: list[Column] = Field(description="The columns, in order.")
+    rows: list[list[Any]] = Field(
+        description="The rows. Dates and times are ISO 8601 text, decimals text, bytes base64; a number "
+        "that is not finite is null."
+    )
+    row_count: int = Field(description="How many rows are here.")
+    truncated: bool = Field(description="Whether there are more, beyond `max_rows` or 8 MiB.")
+
+
+def _judge_query(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Pin the paths; refuse files that are no tables or would be called the same.
+
+    A file keeps its own name, also when it is a symlink: its view is called like it. Where it
+    leads is judged here and again, by the open descriptor, when it is read.
+    """
+    kept: dict[str, Any] = {key: payload[key] for key in ("sql", "max_rows") if key in payload}
+    if payload.get("database") is not None:
+        return {**kept, "database": judge.path(payload["database"])}
+    view_names(payload["files"])
+    for path in payload["files"]:
+        judge.path(path)
+    split = map(os.path.split, payload["files"])
+    return {**kept, "files": [os.path.join(judge.real(folder), name) for folder, name in split]}
+
+
+QUERY = TaskType(
+    name="query",
+    summary="A read-only SQL statement over CSV, Parquet, JSON or SQLite files.",
+    handler="mcp_pools.task_types.query:run",
+    payload=QueryPayload,
+    result=QueryResult,
+    check=_judge_query,
+    example={"sql": "SELECT region, sum(amount) AS total FROM sales GROUP BY region", "files": ["sales.csv"]},
 )
