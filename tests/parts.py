@@ -1,7 +1,9 @@
 """Parts of the tests that not every machine has: a test that needs one says so."""
 
+import importlib.util
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -11,7 +13,16 @@ def require(program: str, how: str) -> str:
     found = shutil.which(program)
     if found is not None:
         return found
-    message = f"needs {program}: {how}"
+    _lacks(f"needs {program}: {how}")
+
+
+def require_module(name: str, how: str) -> None:
+    """Without the module the test is skipped; where every part must be there, it fails."""
+    if importlib.util.find_spec(name) is None:
+        _lacks(f"needs the module {name}: {how}")
+
+
+def _lacks(message: str) -> NoReturn:
     if os.environ.get("MCP_POOLS_TEST_ALL_PARTS"):
         pytest.fail(message)
     pytest.skip(message)

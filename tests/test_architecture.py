@@ -24,7 +24,8 @@ LAYERS = {
     0: "models errors states",
     1: "routing queueing group_commit distribution wire "
     "policy addresses secret adapter store task_type settings "
-    "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process",
+    "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
+    "program payload filling tabular",
     2: "plugins present bridge stores task_types adapters",
     3: "worker commits intake pool registry dispatcher",
     4: "router",

@@ -7,47 +7,26 @@ libraries load in the workers alone.
 from __future__ import annotations
 
 import ast
+import os.path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from typing_extensions import TypedDict
 
 from mcp_pools.errors import PoolsError
+from mcp_pools.payload import Outcomes, Path, Payload
+from mcp_pools.tabular import MAX_ROWS, view_names
 from mcp_pools.task_type import TaskType
+from mcp_pools.task_types.programs import COMMAND, PROCESS, PYTHON
 
 if TYPE_CHECKING:
     from mcp_pools.policy import Judge
 
+__all__ = ["ANALYZE", "COMMAND", "COMPUTE", "ECHO", "PROCESS", "PYTHON", "QUERY", "SLEEP", "TRANSFORM"]
+
 ITEM = "{item}"
 """Stands for one item in the payloads of types that do not know `items` themselves."""
 
-Path = Annotated[str, Field(min_length=1, json_schema_extra={"format": "path"})]
 Expression = Annotated[str, Field(min_length=1, max_length=10_000)]
-
-
-class Payload(BaseModel):
-    """What every payload but `echo`'s has in common: unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ItemError(BaseModel):
-    """Why one item failed."""
-
-    code: str = Field(description="An error code, as of a task.")
-    message: str = Field(description="What went wrong, naming the values.")
-
-
-class Outcome(BaseModel):
-    """What became of one item: a result or an error."""
-
-    result: Any = Field(None, description="The item's own result.")
-    error: ItemError | None = Field(None, description="Why there is no result.")
-
-
-Outcomes = Annotated[
-    list[Outcome] | None, Field(description="With `items`: one outcome for each, in their order.")
-]
 
 
 # --- echo and sleep ------------------------------------------------------------------------
@@ -286,63 +265,74 @@ TRANSFORM = TaskType(
     example={"expression": "people[?age > `30`].name", "data": {"people": [{"name": "Ada", "age": 36}]}},
 )
 
-# --- command -------------------------------------------------------------------------------
-
-# A typed dictionary, not a model: it keeps its "$secret" key however the payload is dumped.
-SecretReference = TypedDict("SecretReference", {"$secret": str})
-SecretReference.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+# --- query ---------------------------------------------------------------------------------
 
 
-class CommandPayload(Payload):
-    """A program and what it gets."""
+class QueryPayload(Payload):
+    """A statement, and the files or the database it reads."""
 
-    argv: list[str] = Field(
-        min_length=1, description="The program and its arguments, as a list; no shell parses them."
+    sql: str = Field(
+        min_length=1,
+        max_length=100_000,
+        description="One SELECT. Over `files` it is DuckDB's SQL, each file a view called like the file "
+        "without its ending (`sales.csv`: `sales`); in a `database` it is SQLite's.",
     )
-    stdin: str | SecretReference | None = Field(
-        None, description='Text for its standard input, or {"$secret": "NAME"}; none: empty.'
+    files: list[Path] | None = Field(
+        None, min_length=1, max_length=100, description="CSV, Parquet and JSON files."
     )
-    cwd: Path | None = Field(
-        None,
-        description="The directory to run in; none: the caller's.",
-        json_schema_extra={"format": "path"},
+    database: Path | None = Field(None, description="An SQLite file.", json_schema_extra={"format": "path"})
+    max_rows: int = Field(MAX_ROWS, ge=1, le=1_000_000, description="How many rows to return at most.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> QueryPayload:
+        if (self.files is None) == (self.database is None):
+            raise ValueError("give either files or database")
+        return self
+
+
+class Column(BaseModel):
+    """A column of a query's result."""
+
+    name: str = Field(description="Its name.")
+    type: str | None = Field(
+        description="Its SQL type; in an SQLite database that of its first value, null when there is none."
     )
-    env: dict[str, str | SecretReference] = Field(
-        default_factory=dict,
-        description='Variables to set beside the standard ones; values are text or {"$secret": "NAME"}.',
+
+
+class QueryResult(BaseModel):
+    """The rows that a query selects."""
+
+    columns: list[Column] = Field(description="The columns, in order.")
+    rows: list[list[Any]] = Field(
+        description="The rows. Dates and times are ISO 8601 text, decimals text, bytes base64; a number "
+        "that is not finite is null."
     )
+    row_count: int = Field(description="How many rows are here.")
+    truncated: bool = Field(description="Whether there are more, beyond `max_rows` or 8 MiB.")
 
 
-class CommandResult(BaseModel):
-    """How the program ended and what it said."""
+def _judge_query(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Pin the paths; refuse files that are no tables or would be called the same.
 
-    exit_code: int = Field(description="Its exit status; minus the signal's number if one killed it.")
-    stdout: str = Field(description="The last 64 KiB of its standard output.")
-    stderr: str = Field(description="The last 64 KiB of its standard error.")
-    stdout_bytes: int = Field(description="How many bytes it wrote to standard output.")
-    stderr_bytes: int = Field(description="How many bytes it wrote to standard error.")
-    stdout_truncated: bool = Field(description="Whether `stdout` is only the end.")
-    stderr_truncated: bool = Field(description="Whether `stderr` is only the end.")
-
-
-def _judge_command(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
-    """Pin the executable and the directory. The caller's own directory needs no root: what the
-    program may touch is for `allow.commands` to say.
+    A file keeps its own name, also when it is a symlink: its view is called like it. Where it
+    leads is judged here and again, by the open descriptor, when it is read.
     """
-    asked = payload.get("cwd") or judge.cwd
-    cwd = judge.real(asked)
-    if cwd != judge.real(judge.cwd):
-        cwd = judge.path(asked)
-    judge.env(payload.get("env") or {})
-    return {**payload, "cwd": cwd, "argv": judge.command(payload["argv"], cwd)}
+    kept: dict[str, Any] = {key: payload[key] for key in ("sql", "max_rows") if key in payload}
+    if payload.get("database") is not None:
+        return {**kept, "database": judge.path(payload["database"])}
+    view_names(payload["files"])
+    for path in payload["files"]:
+        judge.path(path)
+    split = map(os.path.split, payload["files"])
+    return {**kept, "files": [os.path.join(judge.real(folder), name) for folder, name in split]}
 
 
-COMMAND = TaskType(
-    name="command",
-    summary="Run a program without a shell; its output is streamed, a nonzero exit is a failure.",
-    handler="mcp_pools.task_types.command:run",
-    payload=CommandPayload,
-    result=CommandResult,
-    check=_judge_command,
-    example={"argv": ["ls", "-l"]},
+QUERY = TaskType(
+    name="query",
+    summary="A read-only SQL statement over CSV, Parquet, JSON or SQLite files.",
+    handler="mcp_pools.task_types.query:run",
+    payload=QueryPayload,
+    result=QueryResult,
+    check=_judge_query,
+    example={"sql": "SELECT region, sum(amount) AS total FROM sales GROUP BY region", "files": ["sales.csv"]},
 )

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Allow
 from mcp_pools.policy import Judge
+from mcp_pools.program import TAIL_BYTES
 from mcp_pools.task_types import command
-from mcp_pools.task_types.catalog import COMMAND, CommandResult
+from mcp_pools.task_types.programs import COMMAND, CommandResult
 
 
 def python(context: Any, code: str, **payload: Any) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def test_a_long_output_keeps_its_end(context: Any) -> None:
     result = python(context, "print('é' * 200_000 + '!', end='')")
     assert result["stdout_truncated"] and result["stdout_bytes"] == 400_001
     assert set(result["stdout"]) == {"é", "!"} and result["stdout"].endswith("é!")
-    assert 65_000 < len(result["stdout"].encode()) <= command.TAIL_BYTES
+    assert 65_000 < len(result["stdout"].encode()) <= TAIL_BYTES
 
 
 def test_large_input_and_output_do_not_block_each_other(context: Any) -> None:

@@ -1,0 +1,45 @@
+"""`{item}` and `{item.key}` in texts, filled with an item's values. Pure; standard library only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mcp_pools.errors import PoolsError
+
+_PLACE = re.compile(r"\{item((?:\.[^{}.]+)*)\}")
+
+
+def fill_words(words: Sequence[str], item: Any) -> list[str]:
+    """`words` with each `{item}` and `{item.key}` replaced; other braces stay as they are.
+
+    Text goes in as it is, anything else as JSON; what was filled in is never looked at again.
+
+    Raises:
+        PoolsError: `invalid_payload` when the item has no such key.
+    """
+    return [_PLACE.sub(lambda place: _as_text(_value(item, place[1])), word) for word in words]
+
+
+def _value(item: Any, keys: str) -> Any:
+    value = item
+    for key in keys.split(".")[1:]:
+        if not isinstance(value, Mapping) or key not in value:
+            raise PoolsError(
+                "invalid_payload",
+                f"The item {_shown(item)} has no {key!r}, which '{{item{keys}}}' asks for.",
+                "Give every item that key, or take the placeholder out.",
+            )
+        value = value[key]
+    return value
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _shown(item: Any) -> str:
+    text = repr(item)
+    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,0 +1,174 @@
+"""The built-in task types that run what `allow` permits: programs and functions. Part of `catalog`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+from mcp_pools.errors import PoolsError
+from mcp_pools.filling import fill_words
+from mcp_pools.payload import ItemError, Path, Payload, SecretReference
+from mcp_pools.task_type import TaskType
+
+if TYPE_CHECKING:
+    from mcp_pools.policy import Judge
+
+# --- command -------------------------------------------------------------------------------
+
+
+class CommandPayload(Payload):
+    """A program and what it gets."""
+
+    argv: list[str] = Field(
+        min_length=1, description="The program and its arguments, as a list; no shell parses them."
+    )
+    stdin: str | SecretReference | None = Field(
+        None, description='Text for its standard input, or {"$secret": "NAME"}; none: empty.'
+    )
+    cwd: Path | None = Field(
+        None,
+        description="The directory to run in; none: the caller's.",
+        json_schema_extra={"format": "path"},
+    )
+    env: dict[str, str | SecretReference] = Field(
+        default_factory=dict,
+        description='Variables to set beside the standard ones; values are text or {"$secret": "NAME"}.',
+    )
+
+
+class CommandResult(BaseModel):
+    """How the program ended and what it said."""
+
+    exit_code: int = Field(description="Its exit status; minus the signal's number if one killed it.")
+    stdout: str = Field(description="The last 64 KiB of its standard output.")
+    stderr: str = Field(description="The last 64 KiB of its standard error.")
+    stdout_bytes: int = Field(description="How many bytes it wrote to standard output.")
+    stderr_bytes: int = Field(description="How many bytes it wrote to standard error.")
+    stdout_truncated: bool = Field(description="Whether `stdout` is only the end.")
+    stderr_truncated: bool = Field(description="Whether `stderr` is only the end.")
+
+
+def _judge_command(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Pin the executable and the directory."""
+    cwd = _judged_directory(payload, judge)
+    judge.env(payload.get("env") or {})
+    return {**payload, "cwd": cwd, "argv": judge.command(payload["argv"], cwd)}
+
+
+def _judged_directory(payload: dict[str, Any], judge: Judge) -> str:
+    """The directory to run in. The caller's own needs no root: what the program may touch is
+    for `allow.commands` to say.
+    """
+    asked = payload.get("cwd") or judge.cwd
+    cwd = judge.real(asked)
+    return cwd if cwd == judge.real(judge.cwd) else judge.path(asked)
+
+
+COMMAND = TaskType(
+    name="command",
+    summary="Run a program without a shell; its output is streamed, a nonzero exit is a failure.",
+    handler="mcp_pools.task_types.command:run",
+    payload=CommandPayload,
+    result=CommandResult,
+    check=_judge_command,
+    example={"argv": ["ls", "-l"]},
+)
+
+# --- process -------------------------------------------------------------------------------
+
+
+class ProcessPayload(Payload):
+    """A command and the items to run it for."""
+
+    items: list[Any] = Field(description="Values to run the command for, one after the other.")
+    argv: list[str] = Field(
+        min_length=1,
+        description="The program and its arguments, as a list; no shell parses them. `{item}` stands for "
+        "the item, `{item.key}` for a value of it; what is not text is filled in as JSON.",
+    )
+    cwd: Path | None = Field(
+        None,
+        description="The directory to run in; none: the caller's.",
+        json_schema_extra={"format": "path"},
+    )
+    env: dict[str, str | SecretReference] = Field(
+        default_factory=dict,
+        description='Variables to set beside the standard ones; values are text or {"$secret": "NAME"}.',
+    )
+
+
+class ProcessError(ItemError):
+    """Why one item's program failed."""
+
+    details: CommandResult | dict[str, Any] = Field(
+        default_factory=dict, description="How it ended and what it said, when it ran."
+    )
+
+
+class ProcessOutcome(BaseModel):
+    """What became of one item; a nonzero exit is an error."""
+
+    result: CommandResult | None = Field(None, description="How the program ended and what it said.")
+    error: ProcessError | None = Field(None, description="Why there is no result.")
+
+
+class ProcessResult(BaseModel):
+    """One outcome for each item. The more items, the less of each output is kept: 1 KiB at least."""
+
+    items: list[ProcessOutcome] = Field(description="One outcome for each item, in their order.")
+
+
+def _judge_process(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Judge the command of every item as it will be run, and pin the executable."""
+    cwd = _judged_directory(payload, judge)
+    judge.env(payload.get("env") or {})
+    argv = payload["argv"]
+    judged = [judge.command(fill_words(argv, item), cwd) for item in payload["items"]]
+    # Without items nothing runs; an item may name the program itself, by its whole path.
+    pinned = [judged[0][0], *argv[1:]] if judged and "{item" not in argv[0] else argv
+    for item, words in zip(payload["items"], judged, strict=True):
+        if fill_words(pinned, item) != words:
+            raise PoolsError(
+                "invalid_payload",
+                f"The program {fill_words(argv[:1], item)[0]!r} stands for {words[0]!r}.",
+                "Give programs that depend on the item by their absolute real path.",
+            )
+    return {**payload, "cwd": cwd, "argv": pinned}
+
+
+PROCESS = TaskType(
+    name="process",
+    summary="Run a program for each item, without a shell; exit code and output each.",
+    handler="mcp_pools.task_types.process:run",
+    payload=ProcessPayload,
+    result=ProcessResult,
+    check=_judge_process,
+    takes_items=True,
+    example={"items": ["README.md", "LICENSE"], "argv": ["wc", "-l", "{item}"]},
+)
+
+# --- python --------------------------------------------------------------------------------
+
+
+class PythonPayload(Payload):
+    """A function and its arguments."""
+
+    function: str = Field(
+        description='The function, as "package.module:name", of a module installed beside mcp-pools.'
+    )
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="Its arguments, by name.")
+
+
+def _judge_python(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    return {**payload, "function": judge.python(payload["function"])}
+
+
+PYTHON = TaskType(
+    name="python",
+    summary="Call a function of an installed module; what it returns is the result.",
+    handler="mcp_pools.task_types.python:run",
+    payload=PythonPayload,
+    check=_judge_python,
+    example={"function": "statistics:mean", "kwargs": {"data": [1, 2, 4]}},
+)
