@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 QUICK_SECONDS: Final = 0.0005
 """A disk is quick while its commits usually take no longer; how long the event loop may be held up."""
@@ -33,13 +33,19 @@ class GroupCommit(Generic[Job]):
 
     Args:
         apply: applies a batch durably, in any thread but one at a time; an outcome for each job.
+        applied: told on the event loop's thread after each batch.
     """
 
-    def __init__(self, apply: Callable[[Sequence[Job]], Sequence[Outcome]]) -> None:
+    def __init__(
+        self,
+        apply: Callable[[Sequence[Job]], Sequence[Outcome]],
+        applied: Callable[[], None] = lambda: None,
+    ) -> None:
         self._apply = apply
+        self._applied = applied
         self._loop = asyncio.get_running_loop()
         self._pending: list[Handed[Job]] = []
-        self._batches: queue.SimpleQueue[list[Handed[Job]] | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[list[Handed[Job]] | _Aside | None] = queue.SimpleQueue()
         self._heavy = False
         self._in_flight = 0
         self._usual_seconds = 0.0
@@ -67,6 +73,7 @@ class GroupCommit(Generic[Job]):
             return
         if light and not self._in_flight and self._usual_seconds < QUICK_SECONDS:
             resolve(batch, self._timed(batch))
+            self._applied()
         else:
             self._in_flight += 1
             self._batches.put(batch)
@@ -78,29 +85,59 @@ class GroupCommit(Generic[Job]):
         self._usual_seconds = 0.9 * self._usual_seconds + 0.1 * min(took, 10 * QUICK_SECONDS)
         return outcomes
 
-    def _run(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            count = 1
-            while len(batch) < _MOST and not self._batches.empty():
-                more = self._batches.get()
-                if more is None:
-                    self._batches.put(None)  # the sign to end, for after this batch
-                    break
-                batch += more
-                count += 1
-            outcomes = self._timed(batch)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._settled, batch, outcomes, count)
+    def aside(self, work: Callable[[], None]) -> asyncio.Future[bool]:
+        """Do other work where batches are applied, between two of them; they wait meanwhile."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._in_flight += 1
+        self._batches.put(_Aside(work, future))
+        return future
 
-    def _settled(self, batch: Sequence[Handed[Job]], outcomes: Sequence[Outcome], count: int) -> None:
+    def _run(self) -> None:
+        batch = self._batches.get()
+        while batch is not None:
+            following: list[Handed[Job]] | _Aside | None = []
+            if isinstance(batch, _Aside):
+                self._tell([(None, batch.future)], [batch.outcome()], 1)
+            else:
+                count = 1
+                while len(batch) < _MOST and not self._batches.empty():
+                    following = self._batches.get()
+                    if not isinstance(following, list):
+                        break  # it has its turn after this batch
+                    batch += following
+                    count += 1
+                self._tell(batch, self._timed(batch), count)
+            batch = self._batches.get() if isinstance(following, list) else following
+
+    def _tell(self, batch: Sequence[Handed[Any]], outcomes: Sequence[Outcome], count: int) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settled, batch, outcomes, count)
+
+    def _settled(self, batch: Sequence[Handed[Any]], outcomes: Sequence[Outcome], count: int) -> None:
         self._in_flight -= count
         resolve(batch, outcomes)
+        self._applied()
 
     async def close(self) -> None:
         """Apply what was handed over, then end the thread."""
         self._flush()
         self._batches.put(None)
         await asyncio.to_thread(self._thread.join)
+
+
+class _Aside(NamedTuple):
+    """Work of another kind, to be done between two batches."""
+
+    work: Callable[[], None]
+    future: asyncio.Future[bool]
+
+    def outcome(self) -> Outcome:
+        """Do it: `True`, or what it raised."""
+        try:
+            self.work()
+        except Exception as error:
+            return error
+        return True
 
 
 def resolve(batch: Iterable[Handed[Job]], outcomes: Iterable[Outcome]) -> None:

@@ -200,6 +200,14 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """The answer of `pool_search`: tasks, newest first, and the cursor of the next page, if there is one."""
+
+    tasks: list[Task]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled:
     """The answer of `pool_cancel`."""
 

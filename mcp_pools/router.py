@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from mcp_pools.dispatcher import Dispatcher
 from mcp_pools.errors import PoolsError
+from mcp_pools.history import History
 from mcp_pools.intake import Intake, Request
 from mcp_pools.models import Caller, Cancelled, Pool, Task
 from mcp_pools.pool import LivePool, LiveTask, ProgressReport
@@ -54,6 +55,7 @@ class Router:
         self._intake = Intake(settings, registry.task_types)
         rng = random.Random(os.urandom(8))  # noqa: S311 - spreads load, guards nothing
         self.dispatcher = Dispatcher(registry, self._intake, rng)
+        self.history = History(registry.store, self._living)
 
     @classmethod
     @asynccontextmanager
@@ -156,6 +158,10 @@ class Router:
         finally:
             if self._report is not None:
                 live.listeners.remove(self._report)
+
+    def _living(self, task_id: str) -> Task | None:
+        live = self.dispatcher.tasks.get(task_id)
+        return None if live is None else self._view(live)
 
     def _view(self, live: LiveTask, *, whole_output: bool = False) -> Task:
         pool = self.registry.pools.get(live.row.pool or "")

@@ -154,6 +154,37 @@ class PoolHistory:
     durations: Sequence[float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """Which tasks are looked for. All that is given must hold; times are Unix seconds.
+
+    `query`: words that are all in a task's type, payload, output, error or result; any text is
+    a query. `before`: only tasks accepted before the one at this place.
+    """
+
+    query: str = ""
+    status: Status | None = None
+    pool: str | None = None
+    task_type: str | None = None
+    since: float | None = None
+    before: int | None = None
+    limit: int = 20
+    result_bytes: int = 8000
+    """A larger result is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A task that was found: its place in the order of acceptance, and its row without the payload.
+
+    `shortened`: its result was left out.
+    """
+
+    place: int
+    row: TaskRow
+    shortened: bool
+
+
 class Store(Protocol):
     """Durable state of one home."""
 
@@ -187,6 +218,12 @@ class Store(Protocol):
 
     async def history(self, pool: str) -> PoolHistory:
         """What finished on a pool."""
+
+    async def identity(self) -> str:
+        """What tells this home's store from every other: cursors are bound to it."""
+
+    async def search(self, wanted: Search) -> list[Found]:
+        """Tasks, newest first. Filters see every task that is kept; a text is found 1 s later at most."""
 
     async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
         """Events behind a cursor, oldest first, each with its own cursor."""

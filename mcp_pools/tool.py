@@ -222,7 +222,8 @@ def brief(schema: Any, definitions: Mapping[str, Any]) -> Any:
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        return brief(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
+        name = schema["$ref"].removeprefix("#/$defs/")
+        return {"type": "object"} if name in _SAID_ELSEWHERE else brief(definitions[name], definitions)
     kept = {key: schema[key] for key in schema if key in _TELLING and schema[key] is not True}
     if "enum" in kept:
         kept.pop("type", None)
@@ -239,6 +240,10 @@ _TELLING: Final = frozenset(
     {"type", "enum", "const", "format", "properties", "required", "items", "additionalProperties", "anyOf"}
 )
 """The keywords of a result's schema that say something about the result."""
+
+
+_SAID_ELSEWHERE: Final = frozenset({"Task"})
+"""What the listing says in full where it is a result by itself: inside another one that would be too long."""
 
 
 def _with_null(options: list[dict[str, Any]]) -> dict[str, Any]:

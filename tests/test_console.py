@@ -11,6 +11,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def typed(parameter: Parameter) -> tuple[list[str], Any]:
     for each in kinds:
         if each in (int, float):
             return ["3"], 3
+        if each is datetime:
+            return ["2026-07-28T12:00:00Z"], "2026-07-28T12:00:00Z"
         if each is not str and each is not bool:
             return [each.__args__[0]], each.__args__[0]
     return ["word"], "word"

@@ -103,3 +103,43 @@ async def test_closing_applies_what_was_handed_over() -> None:
     futures = [group.add(number) for number in range(10)]
     await group.close()
     assert [await future for future in futures] == [number % 2 == 0 for number in range(10)]
+
+
+async def test_other_work_is_done_between_batches_and_changes_wait_for_it() -> None:
+    """Nothing is applied on the event loop meanwhile; what it raises is its own."""
+    disk = Disk()
+    group = GroupCommit(disk.apply)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait(30)
+        assert disk.batches == []
+
+    aside = group.aside(work)
+    await asyncio.to_thread(begun.wait, 30)
+    change = group.add(2)
+    await asyncio.sleep(0)
+    may_end.set()
+    assert await aside is True and await change is True
+    assert disk.threads == ["group-commit"]
+    with pytest.raises(ZeroDivisionError):
+        await group.aside(lambda: 1 // 0 and None)
+    assert await group.add(4) is True
+    await group.close()
+
+
+async def test_other_work_that_was_handed_over_is_done_before_closing() -> None:
+    """In its turn among the batches."""
+    disk, done = Disk(), []
+    told: list[int] = []
+    group = GroupCommit(disk.apply, lambda: told.append(1))
+    disk.hold.clear()
+    changes = [group.add(2) for _ in range(5)]
+    await asyncio.sleep(0)
+    asides = [group.aside(lambda: done.append(len(disk.batches))) for _ in range(3)]
+    changes.append(group.add(4))
+    disk.hold.set()
+    await group.close()
+    assert await asyncio.gather(*changes, *asides) == [True] * 9
+    assert done[0] == done[1] == done[2] == 1 and told

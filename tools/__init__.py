@@ -1,6 +1,7 @@
 """The tools, and nothing else: each is one function, for MCP, the console and Python."""
 
 from mcp_pools.tools.execution import pool_cancel, pool_execute, pool_task
+from mcp_pools.tools.history import pool_search
 from mcp_pools.tools.monitoring import pool_health
 from mcp_pools.tools.pools import pool_close, pool_get, pool_list, pool_register, pool_scale
 
@@ -13,5 +14,6 @@ __all__ = [
     "pool_list",
     "pool_register",
     "pool_scale",
+    "pool_search",
     "pool_task",
 ]

@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -30,16 +32,27 @@ from mcp_pools.store import (
     Accept,
     Change,
     EventRow,
+    Found,
     PoolHistory,
     PoolRow,
     Prune,
     PutAffinity,
     PutPool,
     RequestCancel,
+    Search,
     TaskRow,
     Update,
 )
 from mcp_pools.stores.sql import sqlite_rows as sql
+from mcp_pools.stores.sql import sqlite_search as searching
+
+log = logging.getLogger(__name__)
+
+INDEX_SECONDS: Final = 0.5
+"""The index of texts is this far behind the tasks at most, and the time it takes."""
+
+FLUSH_SECONDS: Final = 5.0
+"""How long closing may take for the index."""
 
 INLINE_PAYLOAD: Final = 4096
 """Bytes up to which a payload lives in its task's row, which each change rewrites."""
@@ -68,6 +81,9 @@ class SqliteStore:
         self._write: sqlite3.Connection
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._group: GroupCommit[Job] | None = None
+        self._indexing: asyncio.Task[None] | None = None
+        self._stale = asyncio.Event()
+        self._ended: set[str] = set()
         self.commits = 0
         """Transactions so far: with one sync each, the syncs."""
 
@@ -76,7 +92,9 @@ class SqliteStore:
         self._loop = asyncio.get_running_loop()
         await self._loop.run_in_executor(self._reader, self._look if read_only else self._open)
         if not read_only:
-            self._group = GroupCommit(self._apply)
+            self._stale.set()
+            self._group = GroupCommit(self._apply, self._stale.set)
+            self._indexing = asyncio.create_task(self._keep_index())
 
     def _look(self) -> None:
         with refusals(self._path):
@@ -95,8 +113,12 @@ class SqliteStore:
             self._read = sql.connect(self._path, self._sync, read_only=True)
 
     async def close(self) -> None:
+        if self._indexing is not None:
+            self._indexing.cancel()
+            await asyncio.gather(self._indexing, return_exceptions=True)
         if self._group is not None:
             await self._group.close()
+            await self._loop.run_in_executor(self._reader, self._flush_index)
         await asyncio.get_running_loop().run_in_executor(self._reader, self._close)
         self._reader.shutdown()
 
@@ -110,6 +132,8 @@ class SqliteStore:
     def commit(self, change: Change) -> asyncio.Future[bool]:
         match change:
             case Update(row=row):
+                if row.finished_at is not None:
+                    self._ended.add(row.task_id)
                 values = (row.task_id, change.fence, self._epoch, *sql.changing(row))
                 return self._add("update", values, change.event, heavy=len(row.result or b"") > HEAVY)
             case Accept(row=row):
@@ -142,6 +166,7 @@ class SqliteStore:
             with self._transaction():
                 if not self._apply_together(batch):
                     raise _Refused
+            self.commits += 1
             return [True] * len(batch)
         except Exception:  # whatever it was: the writer goes on, and each change learns its own fate
             return [self._apply_alone(job) for job in batch]
@@ -152,7 +177,6 @@ class SqliteStore:
         try:
             yield
             self._write.execute("COMMIT")
-            self.commits += 1
         except BaseException:
             if self._write.in_transaction:
                 self._write.execute("ROLLBACK")
@@ -190,9 +214,52 @@ class SqliteStore:
                     self._execute(sql.PAYLOAD, [payload])
                 if event is not None:
                     self._execute(sql.EVENT, [event])
+            self.commits += 1
             return True
         except Exception as error:
             return refusal(error, self._path)
+
+    # The index of texts: a little behind the tasks, in transactions between theirs.
+
+    async def _keep_index(self) -> None:
+        """Index what was committed, for as long as the store is open."""
+        whole = True  # an earlier owner may have left tasks that ended and are indexed as they were before
+        while True:
+            await self._stale.wait()
+            self._stale.clear()
+            try:
+                await self._index_new(whole)
+                whole = False
+            except sqlite3.Error:
+                log.warning("The index of texts cannot be written; it is tried again.", exc_info=True)
+                whole = True
+                self._stale.set()
+            await asyncio.sleep(INDEX_SECONDS)
+
+    async def _index_new(self, whole: bool) -> None:
+        """Index all that the index lacks; of tasks that end just now, the next time."""
+        assert self._group is not None
+        ended, self._ended = self._ended, set()
+        asked = None if whole else ended
+        while entries := await self._ask(lambda db: searching.behind(db, asked)):
+            await self._group.aside(partial(self._index, entries))
+        self._ended |= await self._ask(lambda db: searching.still_open(db, ended))
+
+    def _index(self, entries: Sequence[searching.Entry]) -> None:
+        """Without a sync of its own: what a crash takes from the index is found to be lacking."""
+        self._write.execute("PRAGMA synchronous = NORMAL")
+        try:
+            with self._transaction():
+                searching.write(self._write, entries)
+        finally:
+            self._write.execute(f"PRAGMA synchronous = {self._sync}")
+
+    def _flush_index(self) -> None:
+        """Index the rest when nothing is committed any more; a very long one is left to the next owner."""
+        deadline = time.monotonic() + FLUSH_SECONDS
+        with contextlib.suppress(sqlite3.Error):
+            while time.monotonic() < deadline and (entries := searching.behind(self._read, None)):
+                self._index(entries)
 
     # Reads: on the reader's thread.
 
@@ -235,6 +302,13 @@ class SqliteStore:
 
     async def history(self, pool: str) -> PoolHistory:
         return PoolHistory(*await self._ask(lambda db: sql.history(db, pool)))
+
+    async def identity(self) -> str:
+        return str(await self._ask(lambda db: db.execute("SELECT id FROM identity").fetchone()[0]))
+
+    async def search(self, wanted: Search) -> list[Found]:
+        found: list[Found] = await self._ask(lambda db: searching.search(db, wanted))
+        return found
 
     async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
         rows = await self._ask(

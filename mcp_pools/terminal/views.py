@@ -239,6 +239,53 @@ def task(data: Record) -> Page:
     return blocks
 
 
+def tasks(data: Record) -> Page:
+    """Tasks that were found, one a row."""
+    if not data["tasks"]:
+        return [Words("No task matches.")]
+    columns = [
+        Column("task", wraps=True),
+        Column("status"),
+        Column("type", wraps=True),
+        Column("pool", wraps=True, drop=1),
+        Column("created", drop=2),
+        Column("ran", right=True, drop=3),
+        Column("result", wraps=True, drop=4),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            each["task_id"],
+            Mark(each["status"]),
+            each["task_type"],
+            each.get("pool") or "",
+            moment(each["created_at"]),
+            seconds(each.get("run_seconds")),
+            _gist(each),
+        ]
+        for each in data["tasks"]
+    ]
+    blocks: Page = [Grid(columns, rows)]
+    if data.get("next_cursor"):
+        blocks.append(Facts([("more", f"--cursor {data['next_cursor']}")]))
+    return blocks
+
+
+def _gist(data: Record) -> str:
+    """What came of a task, or why not, in a few words."""
+    if error := data.get("error"):
+        return shorten(f"{error['code']}: {error['message']}")
+    if waiting := data.get("waiting"):
+        return shorten(f"waits: {waiting['code']}")
+    if data.get("result") is None:
+        return "(long)" if data["status"] == "completed" and data.get("next") else ""
+    return shorten(compact(data["result"]))
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def _times(data: Record) -> str:
     parts = [f"created {moment(data['created_at'])}"]
     if data.get("queue_seconds") is not None:
@@ -399,6 +446,7 @@ _VIEWS: list[tuple[frozenset[str], Callable[[Record], Page]]] = [
     (frozenset({"pool_id", "workers", "status"}), pool),
     (frozenset({"status", "pools"}), health),
     (frozenset({"pools", "total"}), pool_list),
+    (frozenset({"tasks", "next_cursor"}), tasks),
     (frozenset({"checks", "version"}), findings),
     (frozenset({"cancelled", "already_finished"}), cancelled),
 ]

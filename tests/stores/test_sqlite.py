@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from stores.conformance import NOW, a_task, ended, opened
 from stores.implementations import sqlite as make
+from waiting import until
 
 from mcp_pools.errors import PoolsError
-from mcp_pools.store import Accept, TaskRow, Update
+from mcp_pools.store import Accept, Search, TaskRow, Update
 from mcp_pools.stores.sql import sqlite_rows
 from mcp_pools.stores.sqlite import SqliteStore, needs_owner
 
@@ -248,6 +249,89 @@ async def test_reading_alone_changes_nothing(home: Path, path: Path) -> None:
     assert [row.task_id for row in await reader.unfinished()] == ["t_1"]
     await reader.close()
     assert path.read_bytes() == before
+
+
+async def test_reading_alone_searches_and_writes_no_index(home: Path, path: Path) -> None:
+    """What an owner indexed is found; of what it had not got to, filters still find all."""
+    killed = make(home)
+    await killed.open()
+    await killed.commit(Accept(a_task("t_1", payload=b'{"x":"quince"}')))
+    await until_found(killed, "quince", ["t_1"])
+    await end_indexing(killed)
+    await killed.commit(Accept(a_task("t_2", payload=b'{"x":"quince"}')))
+    before = path.read_bytes()
+    reader = make(home)
+    await reader.open(read_only=True)
+    assert await found(reader, "quince") == ["t_1"]
+    assert await found(reader) == ["t_2", "t_1"] == await found(reader, status="queued")
+    await reader.close()
+    assert path.read_bytes() == before
+    await abandon(killed)
+
+
+async def test_what_a_killed_owner_had_not_indexed_is_found_again(home: Path) -> None:
+    """New tasks, and tasks that ended after they had been indexed."""
+    killed = make(home)
+    await killed.open()
+    await killed.commit(Accept(a_task("t_1", payload=b'{"x":"quince"}')))
+    await until_found(killed, "quince", ["t_1"])
+    await end_indexing(killed)
+    await killed.commit(ended(a_task("t_1"), result=b'"pear"'))
+    await killed.commit(Accept(a_task("t_2", payload=b'{"x":"pear"}')))
+    assert await found(killed, "pear") == []
+    await abandon(killed)
+    async with opened(make, home) as store:
+        await until_found(store, "pear", ["t_2", "t_1"])
+
+
+async def test_tasks_from_before_there_was_an_index_are_found(home: Path, path: Path) -> None:
+    """The index is built beside the work."""
+    make_older(path, 1)
+    async with opened(make, home) as store:
+        assert await found(store, status="queued") == ["t_old"]
+        await until_found(store, "echo", ["t_old"])
+
+
+async def test_the_index_keeps_nothing_private(home: Path, path: Path) -> None:
+    """Not in any table of its own, as far as the file tells."""
+    async with opened(make, home) as store:
+        await store.commit(Accept(a_task("t_1", payload=b'{"headers":{"a":"hush"},"x":"quince"}')))
+        await until_found(store, "quince", ["t_1"])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        texts = str(db.execute("SELECT * FROM search_content").fetchall())
+        db.execute("CREATE VIRTUAL TABLE temp.words USING fts5vocab (main, search, row)")
+        words = {word for (word,) in db.execute("SELECT term FROM temp.words")}
+    assert "quince" in texts and "hush" not in texts
+    assert "quince" in words and "hush" not in words
+
+
+async def found(store: SqliteStore, query: str = "", **wanted: Any) -> list[str]:
+    """The ids that are found."""
+    return [each.row.task_id for each in await store.search(Search(query=query, **wanted))]
+
+
+async def until_found(store: SqliteStore, query: str, ids: list[str]) -> None:
+    """Wait until a query finds these."""
+
+    async def holds() -> bool:
+        return await found(store, query) == ids
+
+    await until(holds, query)
+
+
+async def end_indexing(store: SqliteStore) -> None:
+    """Nothing is indexed from now on, as if the owner were about to be killed."""
+    assert store._indexing is not None
+    store._indexing.cancel()
+    await asyncio.gather(store._indexing, return_exceptions=True)
+
+
+async def abandon(store: SqliteStore) -> None:
+    """Let go of the file without any last words."""
+    assert store._group is not None
+    await store._group.close()
+    store._close()
+    store._reader.shutdown()
 
 
 async def test_reading_a_missing_store_finds_nothing_and_creates_nothing(home: Path) -> None:

@@ -1,0 +1,125 @@
+"""What has been: finding tasks again.
+
+Cursors are opaque texts. Each names the home and the question it belongs to, so that one
+that is handed to another home, or to another question, is refused instead of misread.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from mcp_pools.errors import PoolsError
+from mcp_pools.models import Status, Task, TaskPage
+from mcp_pools.present import task_view
+from mcp_pools.store import Found, Search, Store
+
+SHORT_RESULT: Final = 2000
+"""Characters of JSON; a longer result is left out of a list of tasks."""
+
+SHORT_OUTPUT: Final = 200
+"""Characters of its output's end that a task shows in a list."""
+
+MOST_TASKS: Final = 100
+
+
+class History:
+    """Reads what the store keeps.
+
+    Args:
+        living: a task that has not ended, as it stands, by its id; `None` for any other.
+    """
+
+    def __init__(self, store: Store, living: Callable[[str], Task | None]) -> None:
+        self._store = store
+        self._living = living
+
+    async def search(
+        self,
+        *,
+        query: str = "",
+        pool: str | None = None,
+        task_type: str | None = None,
+        status: Status | None = None,
+        since: datetime | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> TaskPage:
+        """Tasks that match all that is given, newest first; see the tool `pool_search`.
+
+        Raises:
+            PoolsError: `invalid_payload` for a cursor of another home or question, or a limit
+                that is not 1 to 100.
+        """
+        if not 1 <= limit <= MOST_TASKS:
+            raise PoolsError("invalid_payload", f"limit is {limit}.", f"Give 1 to {MOST_TASKS}.")
+        after = None if since is None else _aware(since).timestamp()
+        question = await self._question("pool_search", query, pool, task_type, status, after)
+        before = None if cursor is None else read_cursor(cursor, "pool_search", question)
+        found = await self._store.search(
+            Search(
+                query=query,
+                pool=pool,
+                task_type=task_type,
+                status=status,
+                since=after,
+                before=before,
+                limit=limit + 1,
+                result_bytes=4 * SHORT_RESULT,
+            )
+        )
+        shown, more = found[:limit], len(found) > limit
+        tasks = [self._listed(each, time.time()) for each in shown]
+        return TaskPage(tasks=tasks, next_cursor=cursor_at(shown[-1].place, question) if more else None)
+
+    def _listed(self, found: Found, now: float) -> Task:
+        """A task as a list shows it; one that lives with what only its owner knows."""
+        living = self._living(found.row.task_id)
+        task = task_view(found.row, now) if living is None or living.status != found.row.status else living
+        return shortened(task, found.shortened or len((found.row.result or b"").decode()) > SHORT_RESULT)
+
+    async def _question(self, *asked: object) -> str:
+        """What a cursor is bound to: this home, and what is asked of it."""
+        said = json.dumps([await self._store.identity(), *asked])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def shortened(task: Task, without_result: bool) -> Task:
+    """A task in a list: the end of its output, and of a long result where to get it."""
+    if task.output_tail:
+        task = replace(task, output_tail=task.output_tail[-SHORT_OUTPUT:])
+    if without_result:
+        task = replace(task, result=None, next=f'pool_task(task_id="{task.task_id}")')
+    return task
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def cursor_at(place: int, question: str) -> str:
+    """A cursor that goes on behind a place."""
+    return base64.urlsafe_b64encode(f"{question}.{place}".encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str, tool: str, question: str) -> int:
+    """The place a cursor goes on behind; raises `PoolsError` `invalid_payload` for another question's."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        of, _, place = base64.urlsafe_b64decode(padded.encode()).decode().partition(".")
+        at = int(place)
+    except (ValueError, UnicodeError):
+        of, at = "", 0
+    if of != question or not 0 <= at < 1 << 62:
+        raise PoolsError(
+            "invalid_payload",
+            f"The cursor {cursor[:40]!r} is not of this home and these arguments.",
+            f"Call {tool} without a cursor, and pass on the one it returns with the same arguments.",
+        )
+    return at

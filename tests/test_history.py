@@ -1,0 +1,141 @@
+"""Finding tasks again, through the tools and a router."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Gate
+from waiting import until
+
+from mcp_pools import Router, Settings
+from mcp_pools.errors import PoolsError
+from mcp_pools.router import read_only
+from mcp_pools.tools import pool_execute, pool_search
+
+pytestmark = pytest.mark.anyio
+
+
+async def echo(router: Router, count: int = 1, **payload: Any) -> list[str]:
+    """Run some tasks; their ids, the newest first."""
+    done = [await pool_execute(router, task_type="echo", payload=payload) for _ in range(count)]
+    return [task.task_id for task in reversed(done)]
+
+
+async def ids(router: Router, **asked: Any) -> list[str]:
+    """The ids a search finds."""
+    return [task.task_id for task in (await pool_search(router, **asked)).tasks]
+
+
+async def refused(router: Router, **asked: Any) -> PoolsError:
+    """How a search is refused."""
+    with pytest.raises(PoolsError) as error:
+        await pool_search(router, **asked)
+    assert error.value.code == "invalid_payload" and error.value.next
+    return error.value
+
+
+async def test_an_empty_search_lists_the_newest_at_once(router: Router) -> None:
+    """Page by page, each task once; the last page has no cursor."""
+    done = await echo(router, 5, x=1)
+    first = await pool_search(router, limit=2)
+    second = await pool_search(router, limit=3, cursor=first.next_cursor)
+    assert [task.task_id for task in [*first.tasks, *second.tasks]] == done
+    assert first.next_cursor and second.next_cursor is None
+    assert first.tasks[0].result == {"x": 1} and first.tasks[0].next is None
+
+
+async def test_a_word_finds_the_task_that_holds_it(router: Router) -> None:
+    """Also one that waits or runs; it shows how it stands."""
+    [done] = await echo(router, fruit="quince")
+
+    async def indexed() -> bool:
+        return await ids(router, query="quince") == [done]
+
+    await until(indexed)
+    assert await ids(router, query="quinces") == []
+
+
+async def test_living_tasks_are_found_as_they_stand(router: Router, gate: Gate) -> None:
+    """With what only their owner knows."""
+    running = await pool_execute(router, **gate.task, pool="local", wait=False)
+    await gate.entered()
+    found = await pool_search(router, status="running", task_type="hold", pool="local")
+    assert [task.task_id for task in found.tasks] == [running.task_id]
+    assert found.tasks[0].next and "pool_task" in found.tasks[0].next
+    assert await ids(router, status="completed") == []
+    gate.open()
+
+
+async def test_a_long_result_is_left_out_and_said_where_to_get(router: Router) -> None:
+    """A short one is there."""
+    for size in (10, 1998, 1999, 9000):
+        await pool_execute(router, task_type="long-text", payload={"size": size})
+    shown = (await pool_search(router)).tasks[::-1]
+    assert [task.result and len(task.result) for task in shown] == [10, 1998, None, None]
+    assert shown[1].next is None
+    for task in shown[2:]:
+        assert task.next == f'pool_task(task_id="{task.task_id}")'
+
+
+async def test_since_takes_times_with_and_without_a_zone(router: Router) -> None:
+    """Without one they are UTC."""
+    [done] = await echo(router)
+    now = datetime.now(UTC)
+    assert await ids(router, since=now - timedelta(minutes=1)) == [done]
+    assert await ids(router, since=(now - timedelta(minutes=1)).replace(tzinfo=None)) == [done]
+    assert await ids(router, since=now + timedelta(minutes=1)) == []
+
+
+async def test_a_cursor_of_other_arguments_is_refused(router: Router) -> None:
+    """Every filter is a part of the question; the size of a page is not."""
+    await echo(router, 3)
+    cursor = (await pool_search(router, limit=1)).next_cursor
+    since = datetime(2020, 1, 1, tzinfo=UTC)
+    others: list[dict[str, Any]] = [
+        {"query": "x"},
+        {"pool": "local"},
+        {"task_type": "echo"},
+        {"since": since},
+    ]
+    for other in [*others, {"status": "completed"}]:
+        assert "not of this home and these arguments" in str(await refused(router, cursor=cursor, **other))
+    assert len(await ids(router, cursor=cursor, limit=9)) == 2
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "é", "====", "a" * 9999, "\ud800", "MTIzLjQ1"])
+async def test_what_is_no_cursor_is_refused(router: Router, cursor: str) -> None:
+    """In words that say what to do."""
+    said = await refused(router, cursor=cursor)
+    assert "without a cursor" in said.next and len(str(said)) < 300
+
+
+async def test_a_cursor_of_another_home_is_refused(router: Router) -> None:
+    """Its places mean nothing here."""
+    await echo(router, 2)
+    cursor = (await pool_search(router, limit=1)).next_cursor
+    with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as directory:
+        async with Router.open(Settings(home=Path(directory))) as other:
+            await refused(other, cursor=cursor)
+
+
+async def test_limits_out_of_bounds_are_refused(router: Router) -> None:
+    """Calls from Python come without any check."""
+    for limit in (0, 101):
+        assert "1 to 100" in str(await refused(router, limit=limit))
+
+
+async def test_the_store_alone_answers_when_nobody_owns_the_home(open_router: Any, home: Path) -> None:
+    """With words as well; cursors go on."""
+    async with open_router() as router:
+        done = await echo(router, 3, x="quince")
+        cursor = (await pool_search(router, query="quince", limit=1)).next_cursor
+    opened = read_only(home, None)
+    assert opened is not None
+    async with opened as alone:
+        assert await ids(alone, query="quince") == done
+        if cursor:
+            assert await ids(alone, query="quince", cursor=cursor) == done[1:]
