@@ -46,6 +46,13 @@ def task_types(settings: Settings) -> dict[str, TaskType]:
     return found
 
 
+def task_type_names(settings: Settings) -> list[str]:
+    """The names of all task types, importing no more than it takes: for those who only list them."""
+    if settings.task_modules:
+        return list(task_types(settings))
+    return [entry.name for entry in _entries(TASK_TYPES) if _is_ours(entry) or entry.name in settings.plugins]
+
+
 def adapter(type_name: str, named: Collection[str] = ()) -> Callable[..., Adapter]:
     """The class of a pool type; call it with the pool's definition.
 

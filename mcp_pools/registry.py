@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,6 +26,7 @@ from mcp_pools.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from mcp_pools.settings import Settings
+    from mcp_pools.task_type import TaskType
 
 IMPLIED: Final = "local"
 """The pool there is while nobody has configured or registered another."""
@@ -37,15 +38,15 @@ _MOST_WORKERS: Final = 1024
 class Registry:
     """The pools of one home, and the store they are kept in.
 
-    `sink` hears what their adapters say; the router sets it.
+    `sink` hears what their adapters say; the router sets it. `task_types` are those on offer.
     """
 
     sink: Callable[[LivePool, AdapterEvent], None]
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, task_types: Mapping[str, TaskType]) -> None:
         self.settings = settings
         self.home = Home(settings.home)
-        self.task_types = plugins.task_types(settings)
+        self.task_types = task_types
         self.store = SqliteStore(settings.home / "pools.db", sync=settings.durable_sync)
         self.fleet = Fleet(settings.max_queue)
         self.pools: dict[str, LivePool] = {}

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from mcp_pools import plugins
 from mcp_pools.dispatcher import Dispatcher
 from mcp_pools.errors import PoolsError
 from mcp_pools.history import History
@@ -68,7 +69,7 @@ class Router:
         Raises:
             PoolsError: `conflict` when somebody else owns the home, or it cannot be used.
         """
-        registry = Registry(settings)
+        registry = Registry(settings, plugins.task_types(settings))
         async with registry.owned(lock):
             router = cls(settings, registry)
             try:
@@ -330,6 +331,7 @@ def read_only(home: Path, config: str | None) -> AbstractAsyncContextManager[Rou
 
 @asynccontextmanager
 async def _reading(settings: Settings) -> AsyncIterator[Router]:
-    registry = Registry(settings)
+    names: dict[str, Any] = dict.fromkeys(plugins.task_type_names(settings))  # nothing runs here
+    registry = Registry(settings, names)
     async with registry.read():
         yield Router(settings, registry)

@@ -19,7 +19,10 @@ def test_every_package_is_installed() -> None:
     """A folder that is not listed would be missing from the wheel."""
     inside = [ROOT / "mcp_pools", ROOT / "tools", ROOT / "adapters"]
     found = {each.parent for top in inside for each in top.rglob("__init__.py")}
-    listed = {folder(package) for package in SETUPTOOLS["packages"]}
+    data = set(map(folder, SETUPTOOLS["package-data"]))
+    listed = set(map(folder, SETUPTOOLS["packages"]))
+    assert data <= listed
+    listed -= data - found
     assert {each for each in found if not each.is_symlink()} == listed
 
 
