@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcp_pools.addresses import (
     host_and_port,
+    is_address,
     is_address_pattern,
     is_bare,
     is_public,
@@ -277,6 +278,18 @@ class Judge:
             for address in addresses:
                 self._judge_address(host, port, address, bool(named))
         return tuple(map(str, addresses))
+
+    def hosts_for(self, url: str) -> tuple[str, ...]:
+        """The entries of `allow.hosts` to judge `url` and its redirects by when it is requested.
+
+        Refused at once is what needs no DNS: what is no URL, a host that no entry can allow,
+        an address that none does. Whoever connects still asks `host`.
+        """
+        host, port = host_and_port(url)
+        by_name = any(names_host(entry, host, port) for entry in self.allow.hosts)
+        if is_address(host) or not (by_name or any(map(is_address_pattern, self.allow.hosts))):
+            self.host(url)
+        return self.allow.hosts
 
     def _judge_address(self, host: str, port: int, address: Address, by_wildcard: bool) -> None:
         """Refuse an address that no entry names, unless it is public and a bare `*` stands."""
