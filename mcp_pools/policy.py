@@ -56,6 +56,9 @@ ResolveHost = Callable[[str, int], Sequence[str]]
 
 # --- files ------------------------------------------------------------------------------
 
+MAX_LOOKS: Final = 40
+"""As many symlinks as Linux follows in one path."""
+
 
 def default_roots(cwd: str, home: str, *, real_path: RealPath = os.path.realpath) -> tuple[str, ...]:
     """Where files may be read when the configuration does not say: the caller's directory,
@@ -67,8 +70,20 @@ def default_roots(cwd: str, home: str, *, real_path: RealPath = os.path.realpath
 
 def inside(path: str, roots: Iterable[str], real_path: RealPath = os.path.realpath) -> bool:
     """Whether `path`, symlinks resolved, is one of `roots` (real paths) or lies below one."""
-    real = real_path(path)
-    return any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots)
+    real = _settled(path, real_path)
+    return real is not None and any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def _settled(path: str, real_path: RealPath) -> str | None:
+    """The path that is its own real path. `realpath` gives up where symlinks go in a circle and
+    leaves what follows unresolved, so that one look is not enough; `None` when no look is.
+    """
+    for _ in range(MAX_LOOKS):
+        real = real_path(path)
+        if real == path:
+            return real
+        path = real
+    return None
 
 
 def _real_roots(
