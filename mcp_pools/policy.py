@@ -15,6 +15,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import functools
 import glob
 import os.path
 import shutil
@@ -341,7 +342,9 @@ def _shorten(text: str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+@functools.lru_cache(maxsize=1024)
 def _words(entry: str) -> list[str]:
+    """An entry's words. Kept: a payload may hold thousands of commands to judge."""
     import shlex
 
     try:

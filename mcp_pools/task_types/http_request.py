@@ -125,7 +125,7 @@ def _exchanged(hop: Hop, address: str) -> tuple[dict[str, Any], str | None]:
     name = _bracketed(host) + ("" if port == (443 if secure else 80) else f":{port}")
     with httpx.Client(
         trust_env=False,
-        verify=_tls() if secure else False,
+        verify=_tls(),
         timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
     ) as client:
         try:
