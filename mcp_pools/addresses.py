@@ -47,6 +47,17 @@ def host_and_port(url: str) -> tuple[str, int]:
     return ascii_host, port or (443 if parts.scheme == "https" else 80)
 
 
+def is_address(host: str) -> bool:
+    """Whether a URL's host is an address already. Resolvers also take `127.1` and `2130706433`."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return re.fullmatch(r"[\d.]+|0x[\da-f.x]+", host) is not None
+    return True
+
+
 def is_bare(pattern: str) -> bool:
     """Whether a glob names nothing: without port and wildcards, no letter or digit is left."""
     host = pattern.rpartition(":")[0] or pattern

@@ -15,6 +15,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import functools
 import glob
 import os.path
 import shutil
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcp_pools.addresses import (
     host_and_port,
+    is_address,
     is_address_pattern,
     is_bare,
     is_public,
@@ -55,6 +57,9 @@ ResolveHost = Callable[[str, int], Sequence[str]]
 
 # --- files ------------------------------------------------------------------------------
 
+MAX_LOOKS: Final = 40
+"""As many symlinks as Linux follows in one path."""
+
 
 def default_roots(cwd: str, home: str, *, real_path: RealPath = os.path.realpath) -> tuple[str, ...]:
     """Where files may be read when the configuration does not say: the caller's directory,
@@ -66,8 +71,20 @@ def default_roots(cwd: str, home: str, *, real_path: RealPath = os.path.realpath
 
 def inside(path: str, roots: Iterable[str], real_path: RealPath = os.path.realpath) -> bool:
     """Whether `path`, symlinks resolved, is one of `roots` (real paths) or lies below one."""
-    real = real_path(path)
-    return any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots)
+    real = _settled(path, real_path)
+    return real is not None and any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def _settled(path: str, real_path: RealPath) -> str | None:
+    """The path that is its own real path. `realpath` gives up where symlinks go in a circle and
+    leaves what follows unresolved, so that one look is not enough; `None` when no look is.
+    """
+    for _ in range(MAX_LOOKS):
+        real = real_path(path)
+        if real == path:
+            return real
+        path = real
+    return None
 
 
 def _real_roots(
@@ -278,6 +295,18 @@ class Judge:
                 self._judge_address(host, port, address, bool(named))
         return tuple(map(str, addresses))
 
+    def hosts_for(self, url: str) -> tuple[str, ...]:
+        """The entries of `allow.hosts` to judge `url` and its redirects by when it is requested.
+
+        Refused at once is what needs no DNS: what is no URL, a host that no entry can allow,
+        an address that none does. Whoever connects still asks `host`.
+        """
+        host, port = host_and_port(url)
+        by_name = any(names_host(entry, host, port) for entry in self.allow.hosts)
+        if is_address(host) or not (by_name or any(map(is_address_pattern, self.allow.hosts))):
+            self.host(url)
+        return self.allow.hosts
+
     def _judge_address(self, host: str, port: int, address: Address, by_wildcard: bool) -> None:
         """Refuse an address that no entry names, unless it is public and a bare `*` stands."""
         if any(names_address(entry, address, port) for entry in self.allow.hosts):
@@ -313,7 +342,9 @@ def _shorten(text: str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+@functools.lru_cache(maxsize=1024)
 def _words(entry: str) -> list[str]:
+    """An entry's words. Kept: a payload may hold thousands of commands to judge."""
     import shlex
 
     try:

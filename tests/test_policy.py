@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcp_pools.errors import PoolsError
@@ -71,6 +71,7 @@ def tree() -> Iterator[Path]:
         yield top
 
 
+@example(parts=["loop", "..", "out"], absolute=False)
 @given(parts=st.lists(st.sampled_from(PARTS), max_size=8), absolute=st.booleans())
 def test_no_mixture_of_dots_and_symlinks_leaves_the_roots(
     tree: Path, parts: list[str], absolute: bool
@@ -86,6 +87,24 @@ def test_no_mixture_of_dots_and_symlinks_leaves_the_roots(
     else:
         assert accepted == os.path.realpath(os.path.join(root, path))
         assert accepted == root or accepted.startswith(root + "/")
+
+
+def test_a_circle_of_symlinks_hides_nothing(tmp_path: Path) -> None:
+    """Behind it the next symlink is not resolved at the first look, nor the one after at the second."""
+    (tmp_path / "loop").symlink_to("loop")
+    for name, target in [
+        ("a", "loop/../b"),
+        ("b", "loop/../c"),
+        ("c", "/etc"),
+        ("x", "loop/../y"),
+        ("y", "loop/../x"),
+    ]:
+        (tmp_path / name).symlink_to(target)
+    root = str(tmp_path.resolve())
+    assert [name for name in "abcxy" if inside(f"{root}/{name}", [root])] == []
+    for name in "abcxy":
+        with pytest.raises(PoolsError, match="outside the allowed"):
+            judge(root, (root,)).path(name)
 
 
 def test_a_sibling_whose_name_begins_like_the_root_is_outside(tree: Path) -> None:

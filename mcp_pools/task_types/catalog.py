@@ -17,11 +17,23 @@ from mcp_pools.payload import Outcomes, Path, Payload
 from mcp_pools.tabular import MAX_ROWS, view_names
 from mcp_pools.task_type import TaskType
 from mcp_pools.task_types.programs import COMMAND, PROCESS, PYTHON
+from mcp_pools.task_types.web import HTTP
 
 if TYPE_CHECKING:
     from mcp_pools.policy import Judge
 
-__all__ = ["ANALYZE", "COMMAND", "COMPUTE", "ECHO", "PROCESS", "PYTHON", "QUERY", "SLEEP", "TRANSFORM"]
+__all__ = [
+    "ANALYZE",
+    "COMMAND",
+    "COMPUTE",
+    "ECHO",
+    "HTTP",
+    "PROCESS",
+    "PYTHON",
+    "QUERY",
+    "SLEEP",
+    "TRANSFORM",
+]
 
 ITEM = "{item}"
 """Stands for one item in the payloads of types that do not know `items` themselves."""

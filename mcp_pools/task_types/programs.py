@@ -123,18 +123,19 @@ def _judge_process(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
     """Judge the command of every item as it will be run, and pin the executable."""
     cwd = _judged_directory(payload, judge)
     judge.env(payload.get("env") or {})
-    argv = payload["argv"]
-    judged = [judge.command(fill_words(argv, item), cwd) for item in payload["items"]]
-    # Without items nothing runs; an item may name the program itself, by its whole path.
-    pinned = [judged[0][0], *argv[1:]] if judged and "{item" not in argv[0] else argv
-    for item, words in zip(payload["items"], judged, strict=True):
-        if fill_words(pinned, item) != words:
+    argv, items = payload["argv"], payload["items"]
+    # Without items nothing runs; a program that depends on the item cannot be pinned for all.
+    if items and "{item" not in argv[0]:
+        argv = [judge.command(fill_words(argv, items[0]), cwd)[0], *argv[1:]]
+    for item in items:
+        asked = fill_words(argv, item)
+        if (judged := judge.command(asked, cwd)) != asked:
             raise PoolsError(
                 "invalid_payload",
-                f"The program {fill_words(argv[:1], item)[0]!r} stands for {words[0]!r}.",
+                f"The program {asked[0]!r} stands for {judged[0]!r}.",
                 "Give programs that depend on the item by their absolute real path.",
             )
-    return {**payload, "cwd": cwd, "argv": pinned}
+    return {**payload, "cwd": cwd, "argv": argv}
 
 
 PROCESS = TaskType(

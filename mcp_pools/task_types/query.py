@@ -226,13 +226,14 @@ def _told(error: Exception, places: dict[str, str]) -> str:
 
 def _opened_path(path: str, context: Context) -> str:
     """The real path of a plain file inside the roots. Judged when accepted; a symlink may have changed."""
-    real = os.path.realpath(path)
-    if not inside(real, context.roots, str):
-        raise _outside(path)
     try:
+        # Strict: where symlinks go in a circle, the path would come back unresolved.
+        real = os.path.realpath(path, strict=True)
         mode = os.stat(real).st_mode
     except OSError as error:
         raise _failed(f"{path!r} cannot be read: {error.strerror}") from None
+    if not inside(real, context.roots, str):
+        raise _outside(path)
     if not stat.S_ISREG(mode):
         raise _failed(f"{path!r} is not a regular file")
     if not os.access(real, os.R_OK):

@@ -29,7 +29,8 @@ def test_the_entry_points_name_exactly_these_types() -> None:
         assert published[kind.name] is kind
 
 
-@pytest.mark.parametrize("kind", TYPES, ids=by_name)
+# The example of `http` is about somebody else's server.
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.name != "http"], ids=by_name)
 def test_each_type_runs_its_own_example(kind: TaskType, context: Any) -> None:
     """The example in the documentation passes the schema, the judge, the handler and the result model."""
     Path(context.cwd, "sales.csv").write_text("region,amount\nnorth,1\nsouth,2\nnorth,3\n")

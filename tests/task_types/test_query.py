@@ -192,6 +192,22 @@ def test_a_symlink_that_leaves_the_roots_is_refused(
     refusal(context, "SELECT 1", database=str(link))
 
 
+def test_symlinks_that_go_in_a_circle_lead_nowhere(
+    context: Any, duckdb: Any, tmp_path: Path, database: str
+) -> None:
+    """`realpath` gives up at them and leaves what follows unresolved, which could lead anywhere."""
+    root = tmp_path / "root"
+    root.mkdir()
+    context.roots = (str(root.resolve()),)
+    (root / "loop").symlink_to("loop")
+    (root / "a.csv").symlink_to("loop/../b.csv")
+    (root / "b.csv").symlink_to(database)
+    assert (
+        "symbolic links" in refusal(context, "SELECT 1", "task_error", database=str(root / "a.csv")).message
+    )
+    assert "symbolic links" in refusal(context, "SELECT 1", "task_error", files=[str(root / "a.csv")]).message
+
+
 def test_a_symlink_inside_the_roots_keeps_its_own_name(context: Any, duckdb: Any, sales: str) -> None:
     """`latest.csv` is `latest`, whatever it points to."""
     Path(context.cwd, "latest.csv").symlink_to(sales)
