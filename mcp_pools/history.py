@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from mcp_pools.errors import PoolsError
-from mcp_pools.models import Status, Task, TaskPage
-from mcp_pools.present import task_view
+from mcp_pools.models import Stats, Status, Task, TaskPage
+from mcp_pools.present import stats_view, task_view
 from mcp_pools.store import Found, Search, Store
 
 SHORT_RESULT: Final = 2000
@@ -83,6 +83,10 @@ class History:
         living = self._living(found.row.task_id)
         task = task_view(found.row, now) if living is None or living.status != found.row.status else living
         return shortened(task, found.shortened or len((found.row.result or b"").decode()) > SHORT_RESULT)
+
+    async def stats(self, by_type: bool = False) -> Stats:
+        """Everything that is kept, in numbers."""
+        return stats_view(await self._store.tally(), by_type)
 
     async def _question(self, *asked: object) -> str:
         """What a cursor is bound to: this home, and what is asked of it."""

@@ -185,6 +185,17 @@ class Found:
     shortened: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """All tasks that are kept, counted, and how long the latest 10,000 that ran took.
+
+    `counts`: (pool, task type, status, tasks); `durations`: (pool, task type, seconds).
+    """
+
+    counts: Sequence[tuple[str, str, Status, int]]
+    durations: Sequence[tuple[str, str, float]]
+
+
 class Store(Protocol):
     """Durable state of one home."""
 
@@ -218,6 +229,9 @@ class Store(Protocol):
 
     async def history(self, pool: str) -> PoolHistory:
         """What finished on a pool."""
+
+    async def tally(self) -> Tally:
+        """All tasks that are kept, counted."""
 
     async def identity(self) -> str:
         """What tells this home's store from every other: cursors are bound to it."""

@@ -14,7 +14,7 @@ from waiting import until
 from mcp_pools import Router, Settings
 from mcp_pools.errors import PoolsError
 from mcp_pools.router import read_only
-from mcp_pools.tools import pool_execute, pool_search
+from mcp_pools.tools import pool_execute, pool_search, pool_stats
 
 pytestmark = pytest.mark.anyio
 
@@ -139,3 +139,28 @@ async def test_the_store_alone_answers_when_nobody_owns_the_home(open_router: An
         assert await ids(alone, query="quince") == done
         if cursor:
             assert await ids(alone, query="quince", cursor=cursor) == done[1:]
+
+
+# Statistics.
+
+
+async def test_stats_count_what_is_kept(router: Router, gate: Gate) -> None:
+    """In all, for each pool and, when asked for, each type; a task that lives is counted, not judged."""
+    empty = await pool_stats(router)
+    assert (empty.totals.tasks, empty.totals.success_rate, empty.pools, empty.by_type) == (0, None, {}, None)
+    await echo(router, 3)
+    await pool_execute(router, task_type="fail-until", payload={"attempt": 9})
+    await pool_execute(router, **gate.task, wait=False)
+    told = await pool_stats(router, by_type=True)
+    assert told.totals.statuses == {"running": 1, "completed": 3, "failed": 1}
+    assert (told.totals.tasks, told.totals.success_rate) == (5, 0.75)
+    assert told.pools == {"local": told.totals} and told.by_type is not None
+    assert {name: each.tasks for name, each in told.by_type.items()} == {
+        "echo": 3,
+        "fail-until": 1,
+        "hold": 1,
+    }
+    seconds = (told.totals.p50_seconds, told.totals.p95_seconds, told.totals.p99_seconds)
+    assert None not in seconds and list(seconds) == sorted(seconds, key=lambda each: each or 0.0)
+    assert told.by_type["hold"].avg_seconds is None
+    gate.open()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from mcp_pools.models import HealthReport
+from mcp_pools.models import HealthReport, Stats
 from mcp_pools.tool import tool
 
 if TYPE_CHECKING:
@@ -24,3 +24,9 @@ async def pool_health(
 ) -> HealthReport:
     """Check whether the pools are well, all at the same time; each answer says why when one is not."""
     return await router.registry.health(pool)
+
+
+@tool(title="Show statistics", effect="read", toolset="monitoring", example="mcp-pools stats --by-type")
+async def pool_stats(router: Router, by_type: Annotated[bool, "Also for each task type."] = False) -> Stats:
+    """Count the tasks that are kept, in all and for each pool: statuses, success rate, seconds of running."""
+    return await router.history.stats(by_type)

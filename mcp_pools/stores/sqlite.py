@@ -40,6 +40,7 @@ from mcp_pools.store import (
     PutPool,
     RequestCancel,
     Search,
+    Tally,
     TaskRow,
     Update,
 )
@@ -293,6 +294,9 @@ class SqliteStore:
 
     async def history(self, pool: str) -> PoolHistory:
         return PoolHistory(*await self._ask(lambda db: sql.history(db, pool)))
+
+    async def tally(self) -> Tally:
+        return Tally(*await self._ask(sql.tally))
 
     async def identity(self) -> str:
         return str(await self._ask(lambda db: db.execute("SELECT id FROM identity").fetchone()[0]))

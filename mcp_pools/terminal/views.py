@@ -202,6 +202,40 @@ def health(data: Record) -> Page:
     return [Headline([Mark(data["status"]), said]), *([Grid(columns, rows)] if rows else [])]
 
 
+def stats(data: Record) -> Page:
+    """All tasks in numbers; those of each pool and of each type, one a row."""
+    totals = data["totals"]
+    counts = ", ".join(f"{count} {status}" for status, count in totals["statuses"].items())
+    blocks: Page = [Headline([f"{totals['tasks']} tasks", counts]), _figures({"all": totals}, "")]
+    for key, title in (("pools", "pool"), ("by_type", "type")):
+        if data.get(key):
+            blocks.append(_figures(data[key], title))
+    return blocks
+
+
+def _figures(groups: dict[str, Record], title: str) -> Grid:
+    columns = [
+        Column(title or "tasks", wraps=True),
+        Column("count", right=True),
+        Column("success", right=True),
+        Column("failed", right=True, drop=1),
+        Column("average", right=True, drop=2),
+        *(Column(name, right=True, drop=3) for name in ("p50", "p95", "p99")),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            name,
+            str(each["tasks"]),
+            "" if each["success_rate"] is None else f"{each['success_rate']:.1%}",
+            str(sum(each["statuses"].get(status, 0) for status in ("failed", "timed_out"))),
+            seconds(each["avg_seconds"]),
+            *(seconds(each[f"{quantile}_seconds"]) for quantile in ("p50", "p95", "p99")),
+        ]
+        for name, each in groups.items()
+    ]
+    return Grid(columns, rows)
+
+
 def findings(data: Record) -> Page:
     """What `doctor` found, each with what to do about it."""
     columns = [Column("check", wraps=True), Column("status"), Column("finding", wraps=True)]
@@ -447,6 +481,7 @@ _VIEWS: list[tuple[frozenset[str], Callable[[Record], Page]]] = [
     (frozenset({"status", "pools"}), health),
     (frozenset({"pools", "total"}), pool_list),
     (frozenset({"tasks", "next_cursor"}), tasks),
+    (frozenset({"totals", "pools", "by_type"}), stats),
     (frozenset({"checks", "version"}), findings),
     (frozenset({"cancelled", "already_finished"}), cancelled),
 ]

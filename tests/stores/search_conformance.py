@@ -216,3 +216,20 @@ async def test_closing_leaves_nothing_to_be_indexed(make: Make, home: Path) -> N
         assert await found(store, "pear") == ["t_000"]
         await keep(store, ended(rows[1], result=b'"pear"'))
         await finds(store, "pear", "t_001", "t_000")
+
+
+async def test_a_tally_counts_every_task_and_times_those_that_ran(store: Any) -> None:
+    """By pool, type and status."""
+    rows = [a_task(f"t_{number}", pool="ab"[number % 2], started_at=NOW) for number in range(5)]
+    for row in rows:
+        await keep(store, Accept(row))
+    for row in rows[1:]:
+        await keep(store, ended(row, "failed" if row is rows[4] else "completed", finished_at=NOW + 2))
+    tally = await store.tally()
+    assert sorted(tally.counts) == [
+        ("a", "echo", "completed", 1),
+        ("a", "echo", "failed", 1),
+        ("a", "echo", "queued", 1),
+        ("b", "echo", "completed", 2),
+    ]
+    assert sorted(tally.durations) == [("a", "echo", 2.0)] * 2 + [("b", "echo", 2.0)] * 2

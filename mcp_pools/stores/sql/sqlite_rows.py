@@ -238,6 +238,18 @@ def history(db: sqlite3.Connection, pool: str) -> Row:
     return counts.get("completed", 0), failed, sorted(row[0] for row in durations)
 
 
+def tally(db: sqlite3.Connection) -> tuple[list[Row], list[Row]]:
+    """Tasks by pool, type and status; seconds of the latest that ran."""
+    counts = db.execute(
+        "SELECT coalesce(pool, ''), task_type, status, count(*) FROM tasks GROUP BY 1, 2, 3"
+    ).fetchall()
+    durations = db.execute(
+        "SELECT coalesce(pool, ''), task_type, finished_at - started_at FROM tasks "
+        "WHERE finished_at IS NOT NULL AND started_at IS NOT NULL ORDER BY n DESC LIMIT 10000"
+    ).fetchall()
+    return counts, durations
+
+
 def landed(db: sqlite3.Connection, kind: str, values: Row) -> bool:
     """Whether a refused change is refused because it is already there."""
     if kind == "accept":
