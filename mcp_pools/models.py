@@ -252,6 +252,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """The answer of `pool_watch`: events, oldest first, the cursor to go on from, the pools."""
+
+    events: list[Event]
+    cursor: str
+    pools: list[Pool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """On whose behalf a tool runs.
 

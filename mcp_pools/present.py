@@ -10,6 +10,7 @@ from typing import Any, Final, get_args
 
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import (
+    Event,
     Figures,
     Pool,
     PoolMetrics,
@@ -24,7 +25,7 @@ from mcp_pools.models import (
     WorkerCounts,
 )
 from mcp_pools.states import TERMINAL
-from mcp_pools.store import PoolHistory, PoolRow, Tally, TaskRow
+from mcp_pools.store import EventRow, PoolHistory, PoolRow, Tally, TaskRow
 
 TAIL_CHARACTERS: Final = 2000
 """How much of its output a task shows when nobody asked for all that is kept."""
@@ -129,6 +130,12 @@ def metrics_view(history: PoolHistory, memory_bytes: int) -> PoolMetrics:
         p99_seconds=percentile(durations, 0.99),
         memory_bytes=memory_bytes,
     )
+
+
+def event_view(cursor: int, row: EventRow) -> Event:
+    """A line of the event log."""
+    at = datetime.fromtimestamp(row.at, UTC)
+    return Event(cursor=cursor, at=at, kind=row.kind, pool=row.pool, task_id=row.task_id, data=row.data)
 
 
 def stats_view(tally: Tally, by_type: bool) -> Stats:

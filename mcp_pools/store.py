@@ -241,3 +241,9 @@ class Store(Protocol):
 
     async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
         """Events behind a cursor, oldest first, each with its own cursor."""
+
+    async def latest_events(self, limit: int) -> list[tuple[int, EventRow]]:
+        """The newest events, oldest first, each with its own cursor."""
+
+    def next_commit(self) -> asyncio.Future[None]:
+        """Resolves after the next commit through this store. Shared: it is not to be cancelled."""

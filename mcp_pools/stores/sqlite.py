@@ -59,6 +59,7 @@ INLINE_PAYLOAD: Final = 4096
 """Bytes up to which a payload lives in its task's row, which each change rewrites."""
 
 Row = tuple[Any, ...]
+Events = list[tuple[int, EventRow]]
 Job = tuple[str, Row, Row | None, Row | None]
 """A change: its statement's key, its values, its event's values, and the values of a payload
 that lies in a table of its own."""
@@ -81,6 +82,7 @@ class SqliteStore:
         self._group: GroupCommit[Job] | None = None
         self._indexing: asyncio.Task[None] | None = None
         self._stale = asyncio.Event()
+        self._next_commit: asyncio.Future[None] | None = None
         self._ended: set[str] = set()
         self.commits = 0
         """Transactions so far: with one sync each, the syncs."""
@@ -91,7 +93,7 @@ class SqliteStore:
         await self._loop.run_in_executor(self._reader, self._look if read_only else self._open)
         if not read_only:
             self._stale.set()
-            self._group = GroupCommit(self._apply, self._stale.set)
+            self._group = GroupCommit(self._apply, self._committed)
             self._indexing = asyncio.create_task(self._keep_index())
 
     def _look(self) -> None:
@@ -306,15 +308,24 @@ class SqliteStore:
         return found
 
     async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
-        rows = await self._ask(
-            lambda db: db.execute(
-                "SELECT * FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?", (after, limit)
-            ).fetchall()
-        )
-        return [
-            (cursor, EventRow(at=at, kind=kind, pool=pool, task_id=task_id, data=json.loads(data)))
-            for cursor, at, kind, pool, task_id, data in rows
-        ]
+        found: Events = await self._ask(lambda db: sql.events(db, "cursor > ? ORDER BY cursor", after, limit))
+        return found
+
+    async def latest_events(self, limit: int) -> list[tuple[int, EventRow]]:
+        found: Events = await self._ask(lambda db: sql.events(db, "? ORDER BY cursor DESC", True, limit))
+        return found[::-1]
+
+    def next_commit(self) -> asyncio.Future[None]:
+        if self._next_commit is None:
+            self._next_commit = self._loop.create_future()
+        return self._next_commit
+
+    def _committed(self) -> None:
+        """A batch is on disk: the index lacks something now, and whoever waits for a commit looks."""
+        self._stale.set()
+        if self._next_commit is not None:
+            self._next_commit.set_result(None)
+            self._next_commit = None
 
 
 def needs_owner(path: Path) -> bool:

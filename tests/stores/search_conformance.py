@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stores.conformance import NOW, a_task, ended, keep, opened, started
+from stores.conformance import NOW, a_task, an_event, ended, keep, opened, started
 from stores.implementations import Make
 from waiting import until
 
@@ -233,3 +233,22 @@ async def test_a_tally_counts_every_task_and_times_those_that_ran(store: Any) ->
         ("b", "echo", "completed", 2),
     ]
     assert sorted(tally.durations) == [("a", "echo", 2.0)] * 2 + [("b", "echo", 2.0)] * 2
+
+
+async def test_the_latest_events_come_oldest_first(store: Any) -> None:
+    """The same as the last of all events; of none, none."""
+    assert await store.latest_events(3) == []
+    for number in range(5):
+        await keep(store, Accept(a_task(f"t_{number}"), an_event(f"k{number}")))
+    assert await store.latest_events(3) == (await store.events())[-3:]
+    assert await store.latest_events(99) == await store.events()
+
+
+async def test_a_commit_wakes_everybody_who_waits_for_the_next_one(store: Any) -> None:
+    """Its change is there then."""
+    waits = [store.next_commit() for _ in range(3)]
+    work = asyncio.ensure_future(keep(store, Accept(a_task("t_1"))))
+    await asyncio.wait(waits)
+    await work
+    assert await store.task("t_1") is not None
+    assert not store.next_commit().done()
