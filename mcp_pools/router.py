@@ -197,7 +197,7 @@ class Router:
             raise PoolsError(
                 "unknown_task",
                 f"There is no task {task_id[:80]!r}.",
-                "Check the id; tasks are forgotten after retention_days.",
+                "Check the id, or find the task with pool_search; tasks are forgotten after retention_days.",
             )
         return row
 

@@ -217,6 +217,7 @@ class SqliteStore:
 
     async def _keep_index(self) -> None:
         """Index what was committed, for as long as the store is open."""
+        failing = False
         whole = True  # an earlier owner may have left tasks that ended and are indexed as they were before
         while True:
             await self._stale.wait()
@@ -224,9 +225,11 @@ class SqliteStore:
             try:
                 await self._index_new(whole)
                 whole = False
-            except sqlite3.Error:
-                log.warning("The index of texts cannot be written; it is tried again.", exc_info=True)
-                whole = True
+                failing = False
+            except Exception as error:  # whatever it was: tasks are safe, and are found by filters
+                if not failing:
+                    log.warning("The index of texts cannot be written; it is tried again: %s", error)
+                whole = failing = True
                 self._stale.set()
             await asyncio.sleep(INDEX_SECONDS)
 
