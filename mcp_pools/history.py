@@ -1,4 +1,4 @@
-"""What has been: finding tasks again.
+"""What has been: finding tasks again, counting them, following what happens.
 
 Cursors are opaque texts. Each names the home and the question it belongs to, so that one
 that is handed to another home, or to another question, is refused instead of misread.
@@ -6,6 +6,7 @@ that is handed to another home, or to another question, is refused instead of mi
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -16,9 +17,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from mcp_pools.errors import PoolsError
-from mcp_pools.models import Status, Task, TaskPage
-from mcp_pools.present import task_view
-from mcp_pools.store import Found, Search, Store
+from mcp_pools.models import Event, Stats, Status, Task, TaskPage
+from mcp_pools.present import event_view, stats_view, task_view
+from mcp_pools.store import EventRow, Found, Search, Store
 
 SHORT_RESULT: Final = 2000
 """Characters of JSON; a longer result is left out of a list of tasks."""
@@ -27,6 +28,15 @@ SHORT_OUTPUT: Final = 200
 """Characters of its output's end that a task shows in a list."""
 
 MOST_TASKS: Final = 100
+
+LATEST_EVENTS: Final = 50
+"""Events without a cursor."""
+
+MOST_EVENTS: Final = 200
+"""Events in one answer."""
+
+LONGEST_WATCH: Final = 30.0
+"""Seconds that one call may wait for an event."""
 
 
 class History:
@@ -83,6 +93,35 @@ class History:
         living = self._living(found.row.task_id)
         task = task_view(found.row, now) if living is None or living.status != found.row.status else living
         return shortened(task, found.shortened or len((found.row.result or b"").decode()) > SHORT_RESULT)
+
+    async def stats(self, by_type: bool = False) -> Stats:
+        """Everything that is kept, in numbers."""
+        return stats_view(await self._store.tally(), by_type)
+
+    async def watch(self, cursor: str | None = None, wait_seconds: float = 0.0) -> tuple[list[Event], str]:
+        """Events behind a cursor, at most `MOST_EVENTS`, or the latest; and the cursor behind them.
+
+        Waits up to `wait_seconds` while there is none; a commit ends the wait at once.
+
+        Raises:
+            PoolsError: `invalid_payload` for a cursor of another home.
+        """
+        question = await self._question("pool_watch")
+        after = None if cursor is None else read_cursor(cursor, "pool_watch", question)
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            woken = self._store.next_commit()  # before looking: what comes in between is not missed
+            rows = await self._events(after)
+            after = rows[-1][0] if rows else after or 0
+            left = deadline - time.monotonic()
+            if rows or left <= 0:
+                return [event_view(*each) for each in rows], cursor_at(after, question)
+            await asyncio.wait({woken}, timeout=left)
+
+    async def _events(self, after: int | None) -> list[tuple[int, EventRow]]:
+        if after is None:
+            return await self._store.latest_events(LATEST_EVENTS)
+        return await self._store.events(after, MOST_EVENTS)
 
     async def _question(self, *asked: object) -> str:
         """What a cursor is bound to: this home, and what is asked of it."""

@@ -208,6 +208,29 @@ class TaskPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Some tasks in numbers. Seconds are of running, over those of the latest 10,000 that ran."""
+
+    tasks: int
+    statuses: dict[str, int]
+    success_rate: float | None
+    """Completed ones among those that completed, failed or timed out; `None` of none."""
+    avg_seconds: float | None
+    p50_seconds: float | None
+    p95_seconds: float | None
+    p99_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """The answer of `pool_stats`: all tasks that are kept, those of each pool, those of each type."""
+
+    totals: Figures
+    pools: dict[str, Figures]
+    by_type: dict[str, Figures] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled:
     """The answer of `pool_cancel`."""
 
@@ -226,6 +249,15 @@ class Event:
     pool: str | None
     task_id: str | None
     data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """The answer of `pool_watch`: events, oldest first, the cursor to go on from, the pools."""
+
+    events: list[Event]
+    cursor: str
+    pools: list[Pool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import (
+    Event,
+    Figures,
     Pool,
     PoolMetrics,
     PoolStatus,
     Progress,
+    Stats,
+    Status,
     Task,
     TaskError,
     Waiting,
@@ -20,7 +25,7 @@ from mcp_pools.models import (
     WorkerCounts,
 )
 from mcp_pools.states import TERMINAL
-from mcp_pools.store import PoolHistory, PoolRow, TaskRow
+from mcp_pools.store import EventRow, PoolHistory, PoolRow, Tally, TaskRow
 
 TAIL_CHARACTERS: Final = 2000
 """How much of its output a task shows when nobody asked for all that is kept."""
@@ -124,6 +129,41 @@ def metrics_view(history: PoolHistory, memory_bytes: int) -> PoolMetrics:
         p95_seconds=percentile(durations, 0.95),
         p99_seconds=percentile(durations, 0.99),
         memory_bytes=memory_bytes,
+    )
+
+
+def event_view(cursor: int, row: EventRow) -> Event:
+    """A line of the event log."""
+    at = datetime.fromtimestamp(row.at, UTC)
+    return Event(cursor=cursor, at=at, kind=row.kind, pool=row.pool, task_id=row.task_id, data=row.data)
+
+
+def stats_view(tally: Tally, by_type: bool) -> Stats:
+    """All tasks in numbers, those of each pool, and, if asked for, those of each type."""
+
+    def of(place: int) -> dict[str, Figures]:
+        names = sorted({str(count[place]) for count in tally.counts if count[place]})
+        return {name: _figures(tally, place, name) for name in names}
+
+    return Stats(totals=_figures(tally), pools=of(0), by_type=of(1) if by_type else None)
+
+
+def _figures(tally: Tally, place: int = 0, name: object = None) -> Figures:
+    """The tasks of one pool (place 0) or type (place 1); without a name, all."""
+    statuses: Counter[str] = Counter()
+    for count in tally.counts:
+        if name in (None, count[place]):
+            statuses[count[2]] += count[3]
+    durations = sorted(each[2] for each in tally.durations if name in (None, each[place]))
+    judged = statuses["completed"] + statuses["failed"] + statuses["timed_out"]
+    return Figures(
+        tasks=statuses.total(),
+        statuses={status: statuses[status] for status in get_args(Status) if statuses[status]},
+        success_rate=round(statuses["completed"] / judged, 6) if judged else None,
+        avg_seconds=sum(durations) / len(durations) if durations else None,
+        p50_seconds=percentile(durations, 0.50),
+        p95_seconds=percentile(durations, 0.95),
+        p99_seconds=percentile(durations, 0.99),
     )
 
 

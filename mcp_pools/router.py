@@ -22,9 +22,9 @@ from typing import Any, Final
 from mcp_pools import plugins
 from mcp_pools.dispatcher import Dispatcher
 from mcp_pools.errors import PoolsError
-from mcp_pools.history import History
+from mcp_pools.history import LONGEST_WATCH, History
 from mcp_pools.intake import Intake, Request
-from mcp_pools.models import Caller, Cancelled, Pool, Task
+from mcp_pools.models import Caller, Cancelled, Pool, Task, Watched
 from mcp_pools.pool import LivePool, LiveTask, ProgressReport
 from mcp_pools.present import part_of, task_view
 from mcp_pools.registry import IMPLIED, Registry
@@ -198,7 +198,7 @@ class Router:
             raise PoolsError(
                 "unknown_task",
                 f"There is no task {task_id[:80]!r}.",
-                "Check the id; tasks are forgotten after retention_days.",
+                "Check the id, or find the task with pool_search; tasks are forgotten after retention_days.",
             )
         return row
 
@@ -276,6 +276,17 @@ class Router:
     async def _close_when_empty(self, pool: LivePool) -> None:
         if self.registry.pools.get(pool.name) is pool:
             await self.close(pool.name, drain_timeout=_FOREVER)
+
+    # What happens.
+
+    async def watch(self, cursor: str | None = None, wait_seconds: float = 0.0) -> Watched:
+        """What happened since a cursor, and the pools as they stand; see `History.watch`."""
+        if not 0 <= wait_seconds <= LONGEST_WATCH:
+            message = f"wait_seconds is {wait_seconds}."
+            raise PoolsError("invalid_payload", message, f"Give 0 to {LONGEST_WATCH:g}.")
+        patience = wait_seconds if self.caller.patience is None else min(wait_seconds, self.caller.patience)
+        events, behind = await self.history.watch(cursor, patience)
+        return Watched(events=events, cursor=behind, pools=self.registry.list().pools)
 
     # Opening.
 

@@ -185,6 +185,17 @@ class Found:
     shortened: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """All tasks that are kept, counted, and how long the latest 10,000 that ran took.
+
+    `counts`: (pool, task type, status, tasks); `durations`: (pool, task type, seconds).
+    """
+
+    counts: Sequence[tuple[str, str, Status, int]]
+    durations: Sequence[tuple[str, str, float]]
+
+
 class Store(Protocol):
     """Durable state of one home."""
 
@@ -219,6 +230,9 @@ class Store(Protocol):
     async def history(self, pool: str) -> PoolHistory:
         """What finished on a pool."""
 
+    async def tally(self) -> Tally:
+        """All tasks that are kept, counted."""
+
     async def identity(self) -> str:
         """What tells this home's store from every other: cursors are bound to it."""
 
@@ -227,3 +241,9 @@ class Store(Protocol):
 
     async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
         """Events behind a cursor, oldest first, each with its own cursor."""
+
+    async def latest_events(self, limit: int) -> list[tuple[int, EventRow]]:
+        """The newest events, oldest first, each with its own cursor."""
+
+    def next_commit(self) -> asyncio.Future[None]:
+        """Resolves after the next commit through this store. Shared: it is not to be cancelled."""

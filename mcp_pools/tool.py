@@ -212,27 +212,34 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {**(rest[0] if len(rest) == 1 else {"anyOf": rest}), **schema}
 
 
-def brief(schema: Any, definitions: Mapping[str, Any]) -> Any:
+def brief(schema: Any, definitions: Mapping[str, Any], said: set[str] | None = None) -> Any:
     """Say a result's schema in fewer words, and so that it is checked quickly.
 
     Clients check every result against it, and following references or trying alternatives
-    is what takes them long: definitions are put where they are used (none may be recursive)
-    and an optional type is one type with null. Defaults and descriptions of classes go.
+    is what takes them long: definitions are put where they are first used (none may be
+    recursive; afterwards they are just objects) and an optional type is one type with null.
+    Defaults and descriptions of classes go.
     """
+    said = set(_SAID_ELSEWHERE) if said is None else said
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
         name = schema["$ref"].removeprefix("#/$defs/")
-        return {"type": "object"} if name in _SAID_ELSEWHERE else brief(definitions[name], definitions)
+        if name in said:
+            return {"type": "object"}
+        said.add(name)
+        return brief(definitions[name], definitions, said)
     kept = {key: schema[key] for key in schema if key in _TELLING and schema[key] is not True}
     if "enum" in kept:
         kept.pop("type", None)
     if "properties" in kept:
-        kept["properties"] = {name: brief(each, definitions) for name, each in kept["properties"].items()}
+        kept["properties"] = {
+            name: brief(each, definitions, said) for name, each in kept["properties"].items()
+        }
     for key in kept.keys() & {"items", "additionalProperties"}:
-        kept[key] = brief(kept[key], definitions)
+        kept[key] = brief(kept[key], definitions, said)
     if "anyOf" in kept:
-        kept = _with_null([brief(each, definitions) for each in kept.pop("anyOf")])
+        kept = _with_null([brief(each, definitions, said) for each in kept.pop("anyOf")])
     return kept
 
 

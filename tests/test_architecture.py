@@ -32,7 +32,7 @@ LAYERS = {
     5: "tool",
     6: "tools",
     7: "selection server tasks_extension auth peer client reach console flags output own serve progress "
-    "formats views tables markdown plain_text doctor transport calls sessions owner_log",
+    "formats blocks views tables markdown plain_text doctor transport calls sessions owner_log",
     8: "owner",
     9: "__init__ __main__",
 }

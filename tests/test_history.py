@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from waiting import until
 from mcp_pools import Router, Settings
 from mcp_pools.errors import PoolsError
 from mcp_pools.router import read_only
-from mcp_pools.tools import pool_execute, pool_search
+from mcp_pools.tools import pool_execute, pool_search, pool_stats, pool_watch
 
 pytestmark = pytest.mark.anyio
 
@@ -139,3 +140,109 @@ async def test_the_store_alone_answers_when_nobody_owns_the_home(open_router: An
         assert await ids(alone, query="quince") == done
         if cursor:
             assert await ids(alone, query="quince", cursor=cursor) == done[1:]
+
+
+# Statistics.
+
+
+async def test_stats_count_what_is_kept(router: Router, gate: Gate) -> None:
+    """In all, for each pool and, when asked for, each type; a task that lives is counted, not judged."""
+    empty = await pool_stats(router)
+    assert (empty.totals.tasks, empty.totals.success_rate, empty.pools, empty.by_type) == (0, None, {}, None)
+    await echo(router, 3)
+    await pool_execute(router, task_type="fail-until", payload={"attempt": 9})
+    await pool_execute(router, **gate.task, wait=False)
+    told = await pool_stats(router, by_type=True)
+    assert told.totals.statuses == {"running": 1, "completed": 3, "failed": 1}
+    assert (told.totals.tasks, told.totals.success_rate) == (5, 0.75)
+    assert told.pools == {"local": told.totals} and told.by_type is not None
+    assert {name: each.tasks for name, each in told.by_type.items()} == {
+        "echo": 3,
+        "fail-until": 1,
+        "hold": 1,
+    }
+    seconds = (told.totals.p50_seconds, told.totals.p95_seconds, told.totals.p99_seconds)
+    assert None not in seconds and list(seconds) == sorted(seconds, key=lambda each: each or 0.0)
+    assert told.by_type["hold"].avg_seconds is None
+    gate.open()
+
+
+# Watching.
+
+
+async def test_without_a_cursor_watching_gives_the_latest_events(router: Router) -> None:
+    """Fifty at most, oldest first, with the pools as they stand; of nothing, nothing."""
+    empty = await pool_watch(router)
+    assert empty.events == [] and [pool.name for pool in empty.pools] == ["local"]
+    ids = (await echo(router, 40))[::-1]
+    told = await pool_watch(router)
+    assert len(told.events) == 50
+    expected = [(kind, task_id) for task_id in ids for kind in ("task.started", "task.completed")]
+    assert [(event.kind, event.task_id) for event in told.events] == expected[-50:]
+    assert [event.kind for event in (await pool_watch(router, cursor=told.cursor)).events] == []
+    everything = (await pool_watch(router, cursor=empty.cursor)).events
+    assert [(event.kind, event.task_id) for event in everything] == expected
+
+
+async def test_whoever_follows_sees_every_event_once(router: Router) -> None:
+    """However they fall together with the calls, and when they come by the hundred."""
+    cursor = (await pool_watch(router)).cursor
+    work = asyncio.gather(*(echo(router, 10) for _ in range(50)))
+    seen: list[int] = []
+    kinds: list[str] = []
+    while kinds.count("task.completed") < 500:
+        told = await pool_watch(router, cursor=cursor, wait_seconds=20)
+        assert 0 < len(told.events) <= 200
+        cursor = told.cursor
+        seen += [event.cursor for event in told.events]
+        kinds += [event.kind for event in told.events]
+    await work
+    assert seen == sorted(set(seen)) and kinds.count("task.started") == 500
+
+
+async def test_an_event_ends_the_wait(router: Router, gate: Gate) -> None:
+    """For everybody who waits."""
+    await pool_execute(router, **gate.task, wait=False)
+    await gate.entered()
+    cursor = (await pool_watch(router)).cursor
+    waiting = [asyncio.ensure_future(pool_watch(router, cursor=cursor, wait_seconds=30)) for _ in range(3)]
+    first, *others = waiting
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.open()
+    for told in await asyncio.wait_for(asyncio.gather(*others), 20):
+        assert [event.kind for event in told.events] == ["task.completed"]
+
+
+async def test_a_wait_without_an_event_ends_with_the_same_cursor(router: Router) -> None:
+    """Going on from it misses nothing."""
+    cursor = (await pool_watch(router)).cursor
+    told = await pool_watch(router, cursor=cursor, wait_seconds=0.05)
+    assert told.events == [] and told.cursor == cursor
+    await echo(router)
+    assert len((await pool_watch(router, cursor=cursor)).events) == 2
+
+
+async def test_a_cursor_of_another_home_or_tool_is_not_watched_from(router: Router) -> None:
+    """Nor is a wait out of bounds accepted."""
+    await echo(router, 2)
+    search = (await pool_search(router, limit=1)).next_cursor
+    with tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp") as directory:
+        async with Router.open(Settings(home=Path(directory))) as other:
+            foreign = (await pool_watch(other)).cursor
+    for cursor in (search, foreign, "", "x"):
+        with pytest.raises(PoolsError, match="Call pool_watch without a cursor"):
+            await pool_watch(router, cursor=cursor)
+    with pytest.raises(PoolsError, match="0 to 30"):
+        await pool_watch(router, wait_seconds=31)
+
+
+async def test_the_next_owner_goes_on_from_the_same_cursor(open_router: Any) -> None:
+    """Cursors belong to the home."""
+    async with open_router() as router:
+        await echo(router)
+        cursor = (await pool_watch(router)).cursor
+    async with open_router() as router:
+        [task_id] = await echo(router)
+        told = await pool_watch(router, cursor=cursor)
+        assert {event.task_id for event in told.events} == {task_id}

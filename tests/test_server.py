@@ -41,6 +41,8 @@ def calls(task_id: str) -> dict[str, dict[str, Any]]:
         "pool_task": {"task_id": task_id},
         "pool_cancel": {"task_id": task_id},
         "pool_health": {},
+        "pool_stats": {"by_type": True},
+        "pool_watch": {},
         "pool_search": {"query": "echo"},
     }
 

@@ -2,7 +2,7 @@
 
 from mcp_pools.tools.execution import pool_cancel, pool_execute, pool_task
 from mcp_pools.tools.history import pool_search
-from mcp_pools.tools.monitoring import pool_health
+from mcp_pools.tools.monitoring import pool_health, pool_stats, pool_watch
 from mcp_pools.tools.pools import pool_close, pool_get, pool_list, pool_register, pool_scale
 
 __all__ = [
@@ -15,5 +15,7 @@ __all__ = [
     "pool_register",
     "pool_scale",
     "pool_search",
+    "pool_stats",
     "pool_task",
+    "pool_watch",
 ]

@@ -40,6 +40,7 @@ from mcp_pools.store import (
     PutPool,
     RequestCancel,
     Search,
+    Tally,
     TaskRow,
     Update,
 )
@@ -61,6 +62,7 @@ HEAVY: Final = 65536
 """Bytes of a result that take a disk longer than a row does."""
 
 Row = tuple[Any, ...]
+Events = list[tuple[int, EventRow]]
 Job = tuple[str, Row, Row | None, Row | None]
 """A change: its statement's key, its values, its event's values, and the values of a payload
 that lies in a table of its own."""
@@ -83,6 +85,7 @@ class SqliteStore:
         self._group: GroupCommit[Job] | None = None
         self._indexing: asyncio.Task[None] | None = None
         self._stale = asyncio.Event()
+        self._next_commit: asyncio.Future[None] | None = None
         self._ended: set[str] = set()
         self.commits = 0
         """Transactions so far: with one sync each, the syncs."""
@@ -93,7 +96,7 @@ class SqliteStore:
         await self._loop.run_in_executor(self._reader, self._look if read_only else self._open)
         if not read_only:
             self._stale.set()
-            self._group = GroupCommit(self._apply, self._stale.set)
+            self._group = GroupCommit(self._apply, self._committed)
             self._indexing = asyncio.create_task(self._keep_index())
 
     def _look(self) -> None:
@@ -223,6 +226,7 @@ class SqliteStore:
 
     async def _keep_index(self) -> None:
         """Index what was committed, for as long as the store is open."""
+        failing = False
         whole = True  # an earlier owner may have left tasks that ended and are indexed as they were before
         while True:
             await self._stale.wait()
@@ -230,9 +234,11 @@ class SqliteStore:
             try:
                 await self._index_new(whole)
                 whole = False
-            except sqlite3.Error:
-                log.warning("The index of texts cannot be written; it is tried again.", exc_info=True)
-                whole = True
+                failing = False
+            except Exception as error:  # whatever it was: tasks are safe, and are found by filters
+                if not failing:
+                    log.warning("The index of texts cannot be written; it is tried again: %s", error)
+                whole = failing = True
                 self._stale.set()
             await asyncio.sleep(INDEX_SECONDS)
 
@@ -303,6 +309,9 @@ class SqliteStore:
     async def history(self, pool: str) -> PoolHistory:
         return PoolHistory(*await self._ask(lambda db: sql.history(db, pool)))
 
+    async def tally(self) -> Tally:
+        return Tally(*await self._ask(sql.tally))
+
     async def identity(self) -> str:
         return str(await self._ask(lambda db: db.execute("SELECT id FROM identity").fetchone()[0]))
 
@@ -311,15 +320,24 @@ class SqliteStore:
         return found
 
     async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
-        rows = await self._ask(
-            lambda db: db.execute(
-                "SELECT * FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?", (after, limit)
-            ).fetchall()
-        )
-        return [
-            (cursor, EventRow(at=at, kind=kind, pool=pool, task_id=task_id, data=json.loads(data)))
-            for cursor, at, kind, pool, task_id, data in rows
-        ]
+        found: Events = await self._ask(lambda db: sql.events(db, "cursor > ? ORDER BY cursor", after, limit))
+        return found
+
+    async def latest_events(self, limit: int) -> list[tuple[int, EventRow]]:
+        found: Events = await self._ask(lambda db: sql.events(db, "? ORDER BY cursor DESC", True, limit))
+        return found[::-1]
+
+    def next_commit(self) -> asyncio.Future[None]:
+        if self._next_commit is None:
+            self._next_commit = self._loop.create_future()
+        return self._next_commit
+
+    def _committed(self) -> None:
+        """A batch is on disk: the index lacks something now, and whoever waits for a commit looks."""
+        self._stale.set()
+        if self._next_commit is not None:
+            self._next_commit.set_result(None)
+            self._next_commit = None
 
 
 def needs_owner(path: Path) -> bool:

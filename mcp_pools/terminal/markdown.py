@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from mcp_pools.terminal.blocks import Block, Cell, Facts, Grid, Headline, Page, Words
 from mcp_pools.terminal.plain_text import one_line, plain
-from mcp_pools.terminal.views import Block, Cell, Facts, Grid, Headline, Page, Words
 
 _SPECIAL = re.compile(r"[\\|<>*`\[\]~#]|(?<!\w)_|_(?!\w)")
 

@@ -15,8 +15,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mcp_pools.terminal.blocks import Block, Cell, Column, Facts, Grid, Headline, Page, Words
 from mcp_pools.terminal.plain_text import one_line, plain
-from mcp_pools.terminal.views import Block, Cell, Column, Facts, Grid, Headline, Page, Words
 
 _LOOKS: Final = {
     "running": ("●", "cyan"),

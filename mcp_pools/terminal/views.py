@@ -9,66 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from mcp_pools.terminal.blocks import Block, Cell, Column, Facts, Grid, Headline, Mark, Page, Words
 
 Record = dict[str, Any]
-
-
-class Mark(NamedTuple):
-    """A status, to be shown with its colour and its mark."""
-
-    status: str
-
-
-Cell = str | Mark
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: `right` for numbers, `wraps` may be folded, higher `drop` leaves first when narrow."""
-
-    name: str
-    right: bool = False
-    wraps: bool = False
-    drop: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Records, one a row."""
-
-    columns: list[Column]
-    rows: list[list[Cell]]
-    title: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Names and values."""
-
-    rows: list[tuple[str, Cell]]
-    title: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Text as it is."""
-
-    text: str
-    title: str = ""
-    style: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """The one line that says it all."""
-
-    cells: list[Cell]
-
-
-Block = Grid | Facts | Words | Headline
-Page = list[Block]
 
 
 def page(tool_name: str, data: Record) -> Page:
@@ -200,6 +145,63 @@ def health(data: Record) -> Page:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     said = f"{len(rows)} pool{'' if len(rows) == 1 else 's'}"
     return [Headline([Mark(data["status"]), said]), *([Grid(columns, rows)] if rows else [])]
+
+
+def stats(data: Record) -> Page:
+    """All tasks in numbers; those of each pool and of each type, one a row."""
+    totals = data["totals"]
+    counts = ", ".join(f"{count} {status}" for status, count in totals["statuses"].items())
+    blocks: Page = [Headline([f"{totals['tasks']} tasks", counts]), _figures({"all": totals}, "")]
+    for key, title in (("pools", "pool"), ("by_type", "type")):
+        if data.get(key):
+            blocks.append(_figures(data[key], title))
+    return blocks
+
+
+def _figures(groups: dict[str, Record], title: str) -> Grid:
+    columns = [
+        Column(title or "tasks", wraps=True),
+        Column("count", right=True),
+        Column("success", right=True),
+        Column("failed", right=True, drop=1),
+        Column("average", right=True, drop=2),
+        *(Column(name, right=True, drop=3) for name in ("p50", "p95", "p99")),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            name,
+            str(each["tasks"]),
+            "" if each["success_rate"] is None else f"{each['success_rate']:.1%}",
+            str(sum(each["statuses"].get(status, 0) for status in ("failed", "timed_out"))),
+            seconds(each["avg_seconds"]),
+            *(seconds(each[f"{quantile}_seconds"]) for quantile in ("p50", "p95", "p99")),
+        ]
+        for name, each in groups.items()
+    ]
+    return Grid(columns, rows)
+
+
+def watched(data: Record) -> Page:
+    """What happened, one event a row, then the pools."""
+    columns = [
+        Column("at"),
+        Column("event"),
+        Column("pool", wraps=True),
+        Column("task", wraps=True, drop=1),
+        Column("more", wraps=True, drop=2),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            moment(each["at"]),
+            each["kind"],
+            each.get("pool") or "",
+            each.get("task_id") or "",
+            _pairs(each.get("data") or {}),
+        ]
+        for each in data["events"]
+    ]
+    events: Block = Grid(columns, rows) if rows else Words("Nothing has happened.")
+    return [events, *pool_list(data), Facts([("go on", f"--cursor {data['cursor']}")])]
 
 
 def findings(data: Record) -> Page:
@@ -447,6 +449,8 @@ _VIEWS: list[tuple[frozenset[str], Callable[[Record], Page]]] = [
     (frozenset({"status", "pools"}), health),
     (frozenset({"pools", "total"}), pool_list),
     (frozenset({"tasks", "next_cursor"}), tasks),
+    (frozenset({"events", "cursor", "pools"}), watched),
+    (frozenset({"totals", "pools", "by_type"}), stats),
     (frozenset({"checks", "version"}), findings),
     (frozenset({"cancelled", "already_finished"}), cancelled),
 ]

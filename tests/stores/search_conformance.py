@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stores.conformance import NOW, a_task, ended, keep, opened, started
+from stores.conformance import NOW, a_task, an_event, ended, keep, opened, started
 from stores.implementations import Make
 from waiting import until
 
@@ -216,3 +216,39 @@ async def test_closing_leaves_nothing_to_be_indexed(make: Make, home: Path) -> N
         assert await found(store, "pear") == ["t_000"]
         await keep(store, ended(rows[1], result=b'"pear"'))
         await finds(store, "pear", "t_001", "t_000")
+
+
+async def test_a_tally_counts_every_task_and_times_those_that_ran(store: Any) -> None:
+    """By pool, type and status."""
+    rows = [a_task(f"t_{number}", pool="ab"[number % 2], started_at=NOW) for number in range(5)]
+    for row in rows:
+        await keep(store, Accept(row))
+    for row in rows[1:]:
+        await keep(store, ended(row, "failed" if row is rows[4] else "completed", finished_at=NOW + 2))
+    tally = await store.tally()
+    assert sorted(tally.counts) == [
+        ("a", "echo", "completed", 1),
+        ("a", "echo", "failed", 1),
+        ("a", "echo", "queued", 1),
+        ("b", "echo", "completed", 2),
+    ]
+    assert sorted(tally.durations) == [("a", "echo", 2.0)] * 2 + [("b", "echo", 2.0)] * 2
+
+
+async def test_the_latest_events_come_oldest_first(store: Any) -> None:
+    """The same as the last of all events; of none, none."""
+    assert await store.latest_events(3) == []
+    for number in range(5):
+        await keep(store, Accept(a_task(f"t_{number}"), an_event(f"k{number}")))
+    assert await store.latest_events(3) == (await store.events())[-3:]
+    assert await store.latest_events(99) == await store.events()
+
+
+async def test_a_commit_wakes_everybody_who_waits_for_the_next_one(store: Any) -> None:
+    """Its change is there then."""
+    waits = [store.next_commit() for _ in range(3)]
+    work = asyncio.ensure_future(keep(store, Accept(a_task("t_1"))))
+    await asyncio.wait(waits)
+    await work
+    assert await store.task("t_1") is not None
+    assert not store.next_commit().done()

@@ -18,7 +18,7 @@ from waiting import until
 
 from mcp_pools.errors import PoolsError
 from mcp_pools.store import Accept, Search, TaskRow, Update
-from mcp_pools.stores.sql import sqlite_rows
+from mcp_pools.stores.sql import sqlite_rows, sqlite_search
 from mcp_pools.stores.sqlite import SqliteStore, needs_owner
 
 pytestmark = pytest.mark.anyio
@@ -282,6 +282,27 @@ async def test_what_a_killed_owner_had_not_indexed_is_found_again(home: Path) ->
     await abandon(killed)
     async with opened(make, home) as store:
         await until_found(store, "pear", ["t_2", "t_1"])
+
+
+async def test_an_index_that_could_not_be_written_is_written_later(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning, however long it lasts; tasks are kept and found by filters meanwhile."""
+    whole, failures = sqlite_search.write, []
+
+    def full(*given: Any) -> None:
+        failures.append(given)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite_search, "write", full)
+    async with opened(make, home) as store:
+        await store.commit(Accept(a_task("t_1", payload=b'{"x":"quince"}')))
+        await until(lambda: len(failures) > 1)
+        assert await found(store) == ["t_1"]
+        assert await store.commit(ended(a_task("t_1"), result=b'"pear"'))
+        monkeypatch.setattr(sqlite_search, "write", whole)
+        await until_found(store, "quince pear", ["t_1"])
+    assert [each.levelname for each in caplog.records if "index" in each.message] == ["WARNING"]
 
 
 async def test_tasks_from_before_there_was_an_index_are_found(home: Path, path: Path) -> None:

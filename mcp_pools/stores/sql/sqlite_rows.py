@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mcp_pools.errors import PoolsError
-from mcp_pools.store import TaskRow
+from mcp_pools.store import EventRow, TaskRow
 
 APPLICATION_ID: Final = 0x6D637070
 """Says in the file's header that it is ours (`mcpp`)."""
@@ -235,6 +235,30 @@ def history(db: sqlite3.Connection, pool: str) -> Row:
     ).fetchall()
     failed = counts.get("failed", 0) + counts.get("timed_out", 0)
     return counts.get("completed", 0), failed, sorted(row[0] for row in durations)
+
+
+def tally(db: sqlite3.Connection) -> tuple[list[Row], list[Row]]:
+    """Tasks by pool, type and status; seconds of the latest that ran."""
+    counts = db.execute(
+        "SELECT coalesce(pool, ''), task_type, status, count(*) FROM tasks GROUP BY 1, 2, 3"
+    ).fetchall()
+    durations = db.execute(
+        "SELECT coalesce(pool, ''), task_type, finished_at - started_at FROM tasks "
+        "WHERE finished_at IS NOT NULL AND started_at IS NOT NULL ORDER BY n DESC LIMIT 10000"
+    ).fetchall()
+    return counts, durations
+
+
+def events(db: sqlite3.Connection, which: str, given: int, limit: int) -> list[tuple[int, EventRow]]:
+    """Events with their cursors, in the order that `which` says."""
+    rows = db.execute(
+        f"SELECT cursor, at, kind, pool, task_id, data FROM events WHERE {which} LIMIT ?",  # noqa: S608
+        (given, limit),
+    )
+    return [
+        (cursor, EventRow(at=at, kind=kind, pool=pool, task_id=task_id, data=json.loads(data)))
+        for cursor, at, kind, pool, task_id, data in rows
+    ]
 
 
 def landed(db: sqlite3.Connection, kind: str, values: Row) -> bool:
