@@ -27,6 +27,7 @@ _SECRET_ENDINGS: Final = (
     "accesskey",
     "secretkey",
     "privatekey",
+    "cookie",
 )
 _PAGING: Final = frozenset({"next", "page", "continuation"})
 
