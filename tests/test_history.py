@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Gate
 from waiting import until
 
 from mcp_pools import Router, Settings
@@ -60,7 +59,7 @@ async def test_a_word_finds_the_task_that_holds_it(router: Router) -> None:
     assert await ids(router, query="quinces") == []
 
 
-async def test_living_tasks_are_found_as_they_stand(router: Router, gate: Gate) -> None:
+async def test_living_tasks_are_found_as_they_stand(router: Router, gate: Any) -> None:
     """With what only their owner knows."""
     running = await pool_execute(router, **gate.task, pool="local", wait=False)
     await gate.entered()
@@ -145,7 +144,7 @@ async def test_the_store_alone_answers_when_nobody_owns_the_home(open_router: An
 # Statistics.
 
 
-async def test_stats_count_what_is_kept(router: Router, gate: Gate) -> None:
+async def test_stats_count_what_is_kept(router: Router, gate: Any) -> None:
     """In all, for each pool and, when asked for, each type; a task that lives is counted, not judged."""
     empty = await pool_stats(router)
     assert (empty.totals.tasks, empty.totals.success_rate, empty.pools, empty.by_type) == (0, None, {}, None)
@@ -200,7 +199,7 @@ async def test_whoever_follows_sees_every_event_once(router: Router) -> None:
     assert seen == sorted(set(seen)) and kinds.count("task.started") == 500
 
 
-async def test_an_event_ends_the_wait(router: Router, gate: Gate) -> None:
+async def test_an_event_ends_the_wait(router: Router, gate: Any) -> None:
     """For everybody who waits."""
     await pool_execute(router, **gate.task, wait=False)
     await gate.entered()
