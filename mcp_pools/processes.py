@@ -6,8 +6,10 @@ one process for ever. Standard library only.
 
 import contextlib
 import os
+import select
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -84,11 +86,28 @@ def kill_marked(belongs: Callable[[str, str], bool]) -> int:
         found = [pid for pid in marked(belongs) if not is_over(pid)]
         if not found:
             break
-        for pid in [*(below for root in found for below in descendants(root)), *found]:
-            if pid != os.getpid():
-                kill(pid)
+        end({*found, *(below for root in found for below in descendants(root))} - {os.getpid()})
         killed += len(found)
     return killed
+
+
+def end(pids: Iterable[int], seconds: float = 5.0) -> None:
+    """Kill processes and wait, at most `seconds` for all of them, until they are over.
+
+    Between the signal and its end a process has no environment any more and yet may still
+    write a file: whoever only looked for marks would think it gone.
+    """
+    ending = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            ending.append(os.pidfd_open(pid))
+            signal.pidfd_send_signal(ending[-1], signal.SIGKILL)
+    deadline = time.monotonic() + seconds
+    for pidfd in ending:
+        watch = select.poll()
+        watch.register(pidfd, select.POLLIN)
+        watch.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        os.close(pidfd)
 
 
 def is_over(pid: int) -> bool:
