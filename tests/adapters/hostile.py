@@ -93,7 +93,7 @@ def daemonise(payload, context):
             time.sleep(600)
         os._exit(0)
     os.wait()
-    while not os.path.exists(payload["to"]):
+    while not (os.path.exists(payload["to"]) and os.path.getsize(payload["to"])):  # its mark is whole
         time.sleep(0.002)
     if payload.get("then"):
         return globals()[payload["then"]](payload, context)
