@@ -14,18 +14,10 @@ from mcp_pools.task_type import TaskType
 if TYPE_CHECKING:
     from mcp_pools.policy import Judge
 
-# --- command -------------------------------------------------------------------------------
 
+class Surroundings(Payload):
+    """Where a program runs, and with which variables."""
 
-class CommandPayload(Payload):
-    """A program and what it gets."""
-
-    argv: list[str] = Field(
-        min_length=1, description="The program and its arguments, as a list; no shell parses them."
-    )
-    stdin: str | SecretReference | None = Field(
-        None, description='Text for its standard input, or {"$secret": "NAME"}; none: empty.'
-    )
     cwd: Path | None = Field(
         None,
         description="The directory to run in; none: the caller's.",
@@ -34,6 +26,20 @@ class CommandPayload(Payload):
     env: dict[str, str | SecretReference] = Field(
         default_factory=dict,
         description='Variables to set beside the standard ones; values are text or {"$secret": "NAME"}.',
+    )
+
+
+# --- command -------------------------------------------------------------------------------
+
+
+class CommandPayload(Surroundings):
+    """A program and what it gets."""
+
+    argv: list[str] = Field(
+        min_length=1, description="The program and its arguments, as a list; no shell parses them."
+    )
+    stdin: str | SecretReference | None = Field(
+        None, description='Text for its standard input, or {"$secret": "NAME"}; none: empty.'
     )
 
 
@@ -78,7 +84,7 @@ COMMAND = TaskType(
 # --- process -------------------------------------------------------------------------------
 
 
-class ProcessPayload(Payload):
+class ProcessPayload(Surroundings):
     """A command and the items to run it for."""
 
     items: list[Any] = Field(description="Values to run the command for, one after the other.")
@@ -86,15 +92,6 @@ class ProcessPayload(Payload):
         min_length=1,
         description="The program and its arguments, as a list; no shell parses them. `{item}` stands for "
         "the item, `{item.key}` for a value of it; what is not text is filled in as JSON.",
-    )
-    cwd: Path | None = Field(
-        None,
-        description="The directory to run in; none: the caller's.",
-        json_schema_extra={"format": "path"},
-    )
-    env: dict[str, str | SecretReference] = Field(
-        default_factory=dict,
-        description='Variables to set beside the standard ones; values are text or {"$secret": "NAME"}.',
     )
 
 
