@@ -200,6 +200,69 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ItemResult:
+    """What became of one item of a distribution; of a broadcast, on one pool."""
+
+    index: int
+    task_id: str
+    pool: str | None
+    status: Status
+    result: Any = None
+    error: TaskError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """Work that was spread over pools, as it stands; counts and results are of items, in their order.
+
+    `error`: why the fold failed (`reduced` is then null), whatever became of the items.
+    """
+
+    distribution_id: str
+    task_type: str
+    strategy: str
+    status: Status
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    pools: dict[str, int]
+    created_at: datetime
+    finished_at: datetime | None
+    results: list[ItemResult]
+    reduced: Any
+    error: TaskError | None
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebalanced:
+    """The answer of `pool_rebalance`: each move is {`task_id`, `from`, `to`}; `why` says it in words."""
+
+    moved: list[dict[str, str]]
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """Something that could be a pool. `reachable` is null for what was not asked."""
+
+    name: str
+    type: str
+    endpoint: str | None
+    reachable: bool | None
+    offers: list[str]
+    registered: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovered:
+    """The answer of `pool_discover`."""
+
+    found: list[Discovery]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPage:
     """The answer of `pool_search`: tasks, newest first, and the cursor of the next page, if there is one."""
 
