@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mcp_pools.errors import PoolsError
-from mcp_pools.store import Change, Store, Update
+from mcp_pools.store import Change, Store, Update, Updates
+
+Following = tuple[Update, Callable[[], None]]
+"""A change, and what follows once it is on disk."""
 
 
 @dataclass(slots=True)
@@ -36,20 +40,36 @@ class Commits:
         self._store = store
         self._overruled = overruled
         self._background: set[asyncio.Task[None]] = set()
+        self._turn: list[Following] = []
         self.counters = Counters()
 
     def after(self, change: Update, then: Callable[[], None]) -> None:
-        """Hand a task's change over and, once it is on disk, call `then` on the event loop."""
+        """Hand a task's change over and, once it is on disk, call `then` on the event loop.
 
-        def answered(future: asyncio.Future[bool]) -> None:
-            if future.cancelled():
-                return
-            if future.exception() is not None:
+        Changes of one turn of the event loop go together: a thousand cost the loop little more
+        than one.
+        """
+        if not self._turn:
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        self._turn.append((change, then))
+
+    def _hand_over(self) -> None:
+        turn, self._turn = self._turn, []
+        changes = [change for change, _ in turn]
+        together = Updates(changes) if len(changes) > 1 else changes[0]
+        self._store.commit(together).add_done_callback(partial(self._answered, turn))
+
+    def _answered(self, turn: Sequence[Following], future: asyncio.Future[bool]) -> None:
+        if future.cancelled():
+            return
+        if future.exception() is None and future.result():
+            for _, then in turn:
+                then()
+        elif len(turn) == 1 and future.exception() is None:
+            self._told(*turn[0], False)
+        else:
+            for change, then in turn:
                 self.spawn(self._insist(change, then))
-            else:
-                self._told(change, then, future.result())
-
-        self._store.commit(change).add_done_callback(answered)
 
     async def _insist(self, change: Update, then: Callable[[], None]) -> None:
         self._told(change, then, await self.landed(change, patience=float("inf")))

@@ -20,7 +20,33 @@ def fill_words(words: Sequence[str], item: Any) -> list[str]:
     Raises:
         PoolsError: `invalid_payload` when the item has no such key.
     """
-    return [_PLACE.sub(lambda place: _as_text(_value(item, place[1])), word) for word in words]
+    return [_filled(word, item) for word in words]
+
+
+def fill(value: Any, item: Any, *, whole: bool) -> Any:
+    """A JSON value with the placeholders in its texts, at any depth, replaced as `fill_words` does.
+
+    Args:
+        whole: a text that is nothing but one placeholder becomes the item's value itself
+            instead of its text.
+
+    Raises:
+        PoolsError: `invalid_payload` when the item has no such key.
+    """
+    if isinstance(value, str):
+        alone = _PLACE.fullmatch(value) if whole else None
+        return _value(item, alone[1]) if alone else _filled(value, item)
+    if isinstance(value, dict):
+        return {key: fill(part, item, whole=whole) for key, part in value.items()}
+    if isinstance(value, list):
+        return [fill(part, item, whole=whole) for part in value]
+    return value
+
+
+def _filled(text: str, item: Any) -> str:
+    if "{item" not in text:
+        return text
+    return _PLACE.sub(lambda place: _as_text(_value(item, place[1])), text)
 
 
 def _value(item: Any, keys: str) -> Any:

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from mcp_pools.models import Health, Pool, PoolHealth, PoolStatus, Progress, Task, Waiting
 from mcp_pools.present import pool_view, task_view
 from mcp_pools.queueing import PoolQueue
 from mcp_pools.routing import ANY, PoolLoad
 from mcp_pools.secret import masked
-from mcp_pools.store import PoolRow, TaskRow
+from mcp_pools.store import EventRow, PoolRow, TaskRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,27 @@ OUTPUT_BYTES: Final = 65536
 
 HEALTH_SECONDS: Final = 5.0
 """How long a health check may take before the pool counts as unhealthy."""
+
+
+STOLEN: Final = frozenset({"least_loaded", "map_reduce"})
+"""Strategies whose tasks an idle pool takes over; the others say themselves where work belongs."""
+
+
+class Lane(NamedTuple):
+    """Tasks of one caller that may, or may not, be taken over by an idle pool."""
+
+    caller: str
+    stealable: bool
+
+
+class Whole(Protocol):
+    """What a part tells the distribution that it belongs to."""
+
+    def ending(self, part: LiveTask) -> EventRow | None:
+        """The part has ended and is about to be kept so; an event to be kept with it."""
+
+    def ended(self, part: LiveTask) -> None:
+        """The part's end is on disk."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +68,9 @@ class LiveTask:
     printed: bytearray = field(default_factory=bytearray)
     progress: Progress | None = None
     listeners: list[ProgressReport] = field(default_factory=list)
+    lane: Lane = field(init=False)
+    whole: Whole | None = None
+    """The distribution it is a part of."""
     _ended: asyncio.Event | None = None
     _woken: bool = False
 
@@ -57,6 +81,7 @@ class LiveTask:
             self.row.created_at,
         )
         self.cancelling = self.row.cancel_requested_at is not None
+        self.lane = Lane(self.row.caller, not self.row.pinned and self.row.strategy in STOLEN)
 
     def add_output(self, data: bytes) -> None:
         """Keep the latest output."""

@@ -3,13 +3,16 @@
 Pure: no I/O and no clock. The order is fixed when a task is pushed: by
 `created_at - priority * AGEING_SECONDS`, then first in, first out. A level of priority is
 worth 30 s of waiting, so a task of low priority overtakes the later ones in the end.
+
+Tasks wait in *lanes*: whoever pops may close some of them, for a caller that has reached
+its limit or for what must stay where it is. There are few lanes, a handful a caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from heapq import heapify, heappop, heappush
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 AGEING_SECONDS: Final = 30.0
 """How many seconds of waiting one level of priority is worth."""
@@ -30,6 +33,10 @@ class Queueable(Protocol):
     def created_at(self) -> float:
         """When it was accepted, however often it came back since."""
 
+    @property
+    def lane(self) -> Hashable:
+        """Which of the queue's lanes it waits in."""
+
 
 T = TypeVar("T", bound=Queueable)
 
@@ -37,21 +44,24 @@ T = TypeVar("T", bound=Queueable)
 class _Entry(Generic[T]):
     """A place in the queue; `item` is `None` once it was popped or removed."""
 
-    __slots__ = ("created_at", "item", "key")
+    __slots__ = ("item", "key")
 
     def __init__(self, item: T, sequence: int) -> None:
         self.item: T | None = item
-        self.created_at = item.created_at
         self.key = (item.created_at - item.priority * AGEING_SECONDS, sequence)
 
 
+_Heap = list[tuple[tuple[float, int], _Entry[T]]]
+
+
 class PoolQueue(Generic[T]):
-    """Waiting tasks, best first. `push`, `pop` and `remove` take O(log n), amortised."""
+    """Waiting tasks, best first. `push`, `pop` and `remove` take O(log n), amortised, and a look at
+    each lane.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry[T]] = {}
-        self._heap: list[tuple[tuple[float, int], _Entry[T]]] = []
-        self._by_age: list[tuple[float, int, _Entry[T]]] = []
+        self._lanes: dict[Hashable, _Heap[T]] = {}
         self._pushed = 0
 
     def __len__(self) -> int:
@@ -65,23 +75,39 @@ class PoolQueue(Generic[T]):
         waiting = sorted(self._entries.values(), key=lambda entry: entry.key)
         return iter([entry.item for entry in waiting if entry.item is not None])
 
+    @property
+    def lanes(self) -> list[Hashable]:
+        """The lanes that tasks wait in; maybe some that have become empty."""
+        return list(self._lanes)
+
     def push(self, item: T) -> None:
         """Add a task; one of the same id that waits already is replaced."""
         self.remove(item.task_id)
         self._pushed += 1
         entry = self._entries[item.task_id] = _Entry(item, self._pushed)
-        heappush(self._heap, (entry.key, entry))
-        heappush(self._by_age, (entry.created_at, self._pushed, entry))
+        heappush(self._lanes.setdefault(item.lane, []), (entry.key, entry))
 
-    def peek(self) -> T | None:
-        """The best task, left where it is; `None` when nothing waits."""
-        while self._heap and self._heap[0][1].item is None:
-            heappop(self._heap)
-        return self._heap[0][1].item if self._heap else None
+    def peek(self, may: Callable[[Any], bool] | None = None) -> T | None:
+        """The best task in a lane that `may` admits, left where it is; `None` when none waits there."""
+        best: _Entry[T] | None = None
+        for lane in tuple(self._lanes):
+            head = self._head(lane) if may is None or may(lane) else None
+            if head is not None and (best is None or head.key < best.key):
+                best = head
+        return None if best is None else best.item
 
-    def pop(self) -> T | None:
-        """Take the best task; `None` when nothing waits."""
-        item = self.peek()
+    def _head(self, lane: Hashable) -> _Entry[T] | None:
+        heap = self._lanes[lane]
+        while heap and heap[0][1].item is None:
+            heappop(heap)
+        if not heap:
+            del self._lanes[lane]
+            return None
+        return heap[0][1]
+
+    def pop(self, may: Callable[[Any], bool] | None = None) -> T | None:
+        """Take the best task in a lane that `may` admits; `None` when none waits there."""
+        item = self.peek(may)
         return None if item is None else self.remove(item.task_id)
 
     def remove(self, task_id: str) -> T | None:
@@ -90,21 +116,19 @@ class PoolQueue(Generic[T]):
         if entry is None:
             return None
         item, entry.item = entry.item, None
-        self._compact()
+        if item is not None:
+            self._compact(item.lane)
         return item
 
     def oldest(self, now: float) -> float:
-        """Seconds that the longest waiting task has waited by `now`; 0 when nothing waits."""
-        while self._by_age and self._by_age[0][2].item is None:
-            heappop(self._by_age)
-        return max(0.0, now - self._by_age[0][0]) if self._by_age else 0.0
+        """Seconds that the longest waiting task has waited by `now`; 0 when nothing waits. O(n)."""
+        waiting = [entry.item.created_at for entry in self._entries.values() if entry.item is not None]
+        return max(0.0, now - min(waiting)) if waiting else 0.0
 
-    def _compact(self) -> None:
-        """Drop the emptied entries once they outnumber the others."""
-        most = 2 * len(self._entries) + 64
-        if len(self._heap) > most:
-            self._heap = [(entry.key, entry) for entry in self._entries.values()]
-            heapify(self._heap)
-        if len(self._by_age) > most:
-            self._by_age = [(entry.created_at, entry.key[1], entry) for entry in self._entries.values()]
-            heapify(self._by_age)
+    def _compact(self, lane: Hashable) -> None:
+        """Drop a lane's emptied entries once they outnumber all that wait."""
+        heap = self._lanes.get(lane, [])
+        if len(heap) > 2 * len(self._entries) + 64:
+            kept = [each for each in heap if each[1].item is not None]
+            heapify(kept)
+            self._lanes[lane] = kept

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mcp_pools.models import PoolSpec, Status
 
@@ -42,6 +42,12 @@ class TaskRow:
     distribution_id: str | None = None
     idempotency_key: str | None = None
     request_hash: str | None = None
+    part: int | None = None
+    """Its place among the parts of its distribution; `FOLD` for the one that folds the others' results."""
+    items: int | None = None
+    """How many items it holds, each with an outcome of its own; `None`: it is one by itself. Both are
+    known of rows that `parts` and `unfinished` return.
+    """
     # Change with the task's life.
     status: Status = "queued"
     pool: str | None = None
@@ -66,6 +72,33 @@ class TaskRow:
     def attempt_id(self) -> str:
         """The launch's own name: what workers, Jobs and delegates are keyed by."""
         return f"{self.task_id}.{self.launch}"
+
+
+FOLD: Final = -1
+
+
+@dataclass(slots=True, kw_only=True)
+class DistributionRow:
+    """What is kept of a distribution beside its parts, which are tasks."""
+
+    distribution_id: str
+    task_type: str
+    caller: str
+    created_at: float
+    strategy: str
+    reduce: str
+    on_error: str
+    total: int
+    """Items; for a broadcast, pools."""
+    cwd: str = "/"
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    cancel_requested_at: float | None = None
+    # Change with its end.
+    status: Status = "queued"
+    finished_at: float | None = None
+    reduced: bytes | None = None
+    error: bytes | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,10 +145,36 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestCancel:
-    """Keep the intent to cancel, so that the next owner honours it too."""
+class Updates:
+    """Several updates, of different tasks, in one commit. `False` when any is refused: the others
+    may or may not have landed, so hand each over again by itself.
+    """
 
-    task_id: str
+    updates: Sequence[Update]
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptDistribution:
+    """Keep a new distribution with all its parts. `False`: its caller has used its idempotency key."""
+
+    row: DistributionRow
+    parts: Sequence[TaskRow]
+    event: EventRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndDistribution:
+    """Keep how a distribution ended, if it has not ended yet."""
+
+    row: DistributionRow
+    event: EventRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancel:
+    """Keep the intent to cancel a task or a distribution, so that the next owner honours it too."""
+
+    id: str
     at: float
 
 
@@ -136,13 +195,31 @@ class PutAffinity:
 
 
 @dataclass(frozen=True, slots=True)
+class Happened:
+    """Keep an event that belongs to no other change."""
+
+    event: EventRow
+
+
+@dataclass(frozen=True, slots=True)
 class Prune:
-    """Forget tasks that ended, and events that happened, before a time."""
+    """Forget tasks and distributions that ended, and events that happened, before a time."""
 
     before: float
 
 
-Change = Accept | Update | RequestCancel | PutPool | PutAffinity | Prune
+Change = (
+    Accept
+    | Update
+    | Updates
+    | AcceptDistribution
+    | EndDistribution
+    | RequestCancel
+    | PutPool
+    | PutAffinity
+    | Happened
+    | Prune
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +297,18 @@ class Store(Protocol):
 
     async def by_key(self, caller: str, idempotency_key: str) -> TaskRow | None:
         """The task this caller submitted under this key within the retention time."""
+
+    async def distribution(self, distribution_id: str) -> DistributionRow | None:
+        """One distribution, or `None`."""
+
+    async def distribution_by_key(self, caller: str, idempotency_key: str) -> DistributionRow | None:
+        """The distribution this caller submitted under this key within the retention time."""
+
+    async def unfinished_distributions(self) -> list[DistributionRow]:
+        """Every distribution that has not ended, oldest first."""
+
+    async def parts(self, distribution_id: str) -> list[TaskRow]:
+        """The parts of a distribution in their order, without payloads; the fold, if any, first."""
 
     async def pools(self) -> list[PoolRow]:
         """Every pool that is not closed, by name."""

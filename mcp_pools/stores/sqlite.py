@@ -23,16 +23,20 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mcp_pools.errors import PoolsError
 from mcp_pools.group_commit import GroupCommit
 from mcp_pools.models import PoolSpec
 from mcp_pools.store import (
     Accept,
+    AcceptDistribution,
     Change,
+    DistributionRow,
+    EndDistribution,
     EventRow,
     Found,
+    Happened,
     PoolHistory,
     PoolRow,
     Prune,
@@ -43,6 +47,7 @@ from mcp_pools.store import (
     Tally,
     TaskRow,
     Update,
+    Updates,
 )
 from mcp_pools.stores.sql import sqlite_rows as sql
 from mcp_pools.stores.sql import sqlite_search as searching
@@ -61,11 +66,21 @@ INLINE_PAYLOAD: Final = 4096
 HEAVY: Final = 65536
 """Bytes of a result that take a disk longer than a row does."""
 
+FEW: Final = 8
+"""Rows of one change up to which it is as quick as a row."""
+
 Row = tuple[Any, ...]
 Events = list[tuple[int, EventRow]]
-Job = tuple[str, Row, Row | None, Row | None]
-"""A change: its statement's key, its values, its event's values, and the values of a payload
-that lies in a table of its own."""
+
+
+Writes = tuple[str, Sequence[Row]]
+
+
+class Job(NamedTuple):
+    """A change: the rows of each of its statements, in the statements' order, and of its events."""
+
+    writes: tuple[Writes, ...]
+    events: list[Row]
 
 
 class SqliteStore:
@@ -135,33 +150,42 @@ class SqliteStore:
     def commit(self, change: Change) -> asyncio.Future[bool]:
         match change:
             case Update(row=row):
-                if row.finished_at is not None:
-                    self._ended.add(row.task_id)
-                values = (row.task_id, change.fence, self._epoch, *sql.changing(row))
-                return self._add("update", values, change.event, heavy=len(row.result or b"") > HEAVY)
+                return self._add([change.event], len(row.result or b""), ("update", [self._update(change)]))
+            case Updates(updates=updates):
+                size = sum(len(update.row.result or b"") for update in updates)
+                events = [update.event for update in updates]
+                return self._add(events, size, ("update", list(map(self._update, updates))))
             case Accept(row=row):
-                inline = len(row.payload) <= INLINE_PAYLOAD
-                values = (self._epoch, *sql.fixed(row), *sql.changing(row), row.payload if inline else None)
-                return self._add(
-                    "accept", values, change.event, None if inline else (row.task_id, row.payload)
-                )
+                return self._add([change.event], len(row.payload), *self._accepted([row]))
+            case AcceptDistribution(row=row, parts=parts):
+                writes = [("distribution", [sql.distribution(row)]), *self._accepted(parts)]
+                return self._add([change.event], sum(len(part.payload) for part in parts), *writes)
             case Prune(before=before):
-                self._add("prune_events", (before,)).add_done_callback(asyncio.Future.exception)
-                return self._add("prune", (before,))
+                for key in ("prune_events", "prune_distributions"):
+                    self._add((), 0, (key, [(before,)])).add_done_callback(asyncio.Future.exception)
+                return self._add((), 0, ("prune", [(before,)]))
             case _:
-                return self._add(*other_values(change), getattr(change, "event", None))
+                return self._add([getattr(change, "event", None)], 0, *other_writes(change))
 
-    def _add(
-        self,
-        key: str,
-        values: Row,
-        event: EventRow | None = None,
-        payload: Row | None = None,
-        heavy: bool = False,
-    ) -> asyncio.Future[bool]:
+    def _update(self, change: Update) -> Row:
+        row = change.row
+        if row.finished_at is not None:
+            self._ended.add(row.task_id)
+        return (row.task_id, change.fence, self._epoch, *sql.changing(row))
+
+    def _accepted(self, rows: Sequence[TaskRow]) -> list[Writes]:
+        """New tasks, and the tables beside them: of large payloads, of parts."""
+        apart = [(row.task_id, row.payload) for row in rows if len(row.payload) > INLINE_PAYLOAD]
+        parts = [sql.part(row) for row in rows if row.part is not None]
+        accepted = [(self._epoch, *sql.fixed(row), *sql.changing(row), inlined(row)) for row in rows]
+        beside: list[Writes] = [("payload", apart), ("part", parts)]
+        return [("accept", accepted), *(each for each in beside if each[1])]
+
+    def _add(self, events: Sequence[EventRow | None], size: int, *writes: Writes) -> asyncio.Future[bool]:
         assert self._group is not None
-        job = (key, values, event_values(event), payload)
-        return self._group.add(job, heavy=heavy or payload is not None)
+        heavy = size > HEAVY or any(len(rows) > FEW for _, rows in writes)
+        told = [event_values(event) for event in events if event is not None]
+        return self._group.add(Job(writes, told), heavy=heavy)
 
     def _apply(self, batch: Sequence[Job]) -> Sequence[bool | Exception]:
         """Apply a batch in one transaction; one by one when a change was refused or failed."""
@@ -186,15 +210,15 @@ class SqliteStore:
             raise
 
     def _apply_together(self, batch: Sequence[Job]) -> bool:
-        apart = [payload for *_, payload in batch if payload is not None]
-        if apart:
-            self._execute(sql.PAYLOAD, apart)
-        for key, statement in sql.STATEMENTS.items():
-            rows = [job[1] for job in batch if job[0] == key]
-            if rows and self._execute(statement, rows) < len(rows) and key in sql.FENCED:
+        """`False` when a fenced statement refused a row."""
+        rows: dict[str, list[Row]] = {}
+        for job in batch:
+            for key, values in job.writes:
+                rows.setdefault(key, []).extend(values)
+        for key in sorted(rows, key=sql.ORDER.__getitem__):
+            if self._execute(sql.STATEMENTS[key], rows[key]) < len(rows[key]) and key in sql.FENCED:
                 return False
-        events = [job[2] for job in batch if job[2] is not None]
-        if events:
+        if events := [event for job in batch for event in job.events]:
             self._execute(sql.EVENT, events)
         return True
 
@@ -207,16 +231,13 @@ class SqliteStore:
         return changed
 
     def _apply_alone(self, job: Job) -> bool | Exception:
-        kind, values, event, payload = job
         try:
             with self._transaction():
-                changed = self._execute(sql.STATEMENTS[kind], [values])
-                if not changed and kind in sql.FENCED:
-                    return sql.landed(self._write, kind, values)
-                if payload is not None:
-                    self._execute(sql.PAYLOAD, [payload])
-                if event is not None:
-                    self._execute(sql.EVENT, [event])
+                for key, rows in job.writes:
+                    if self._execute(sql.STATEMENTS[key], rows) < len(rows) and key in sql.FENCED:
+                        return len(rows) == 1 and sql.landed(self._write, key, rows[0])
+                if job.events:
+                    self._execute(sql.EVENT, job.events)
             self.commits += 1
             return True
         except Exception as error:
@@ -277,9 +298,26 @@ class SqliteStore:
         return rows[0] if rows else None
 
     async def unfinished(self) -> list[TaskRow]:
-        rows: list[TaskRow] = await self._ask(
-            lambda db: sql.tasks(db, "finished_at IS NULL ORDER BY tasks.task_id")
-        )
+        rows: list[TaskRow] = await self._ask(sql.unfinished)
+        return rows
+
+    async def distribution(self, distribution_id: str) -> DistributionRow | None:
+        return await self._distribution("distribution_id = ?", distribution_id)
+
+    async def distribution_by_key(self, caller: str, idempotency_key: str) -> DistributionRow | None:
+        return await self._distribution("caller = ? AND idempotency_key = ?", caller, idempotency_key)
+
+    async def _distribution(self, where: str, *values: Any) -> DistributionRow | None:
+        rows: list[DistributionRow] = await self._ask(lambda db: sql.distributions(db, where, *values))
+        return rows[0] if rows else None
+
+    async def unfinished_distributions(self) -> list[DistributionRow]:
+        where = "finished_at IS NULL ORDER BY distribution_id"
+        rows: list[DistributionRow] = await self._ask(lambda db: sql.distributions(db, where))
+        return rows
+
+    async def parts(self, distribution_id: str) -> list[TaskRow]:
+        rows: list[TaskRow] = await self._ask(lambda db: sql.parts(db, distribution_id))
         return rows
 
     async def by_key(self, caller: str, idempotency_key: str) -> TaskRow | None:
@@ -347,32 +385,41 @@ def needs_owner(path: Path) -> bool:
     with refusals(path), contextlib.closing(sql.connect(path, "full", read_only=True)) as db:
         if db.execute("PRAGMA user_version").fetchone()[0] != len(sql.migrations()):
             return True
-        return db.execute("SELECT 1 FROM tasks WHERE finished_at IS NULL LIMIT 1").fetchone() is not None
+        open_in = "SELECT 1 FROM {} WHERE finished_at IS NULL LIMIT 1"
+        return any(db.execute(open_in.format(table)).fetchone() for table in ("tasks", "distributions"))
 
 
 class _Refused(Exception):
     """One change of a batch was refused: apply them one by one to learn which."""
 
 
-def event_values(event: EventRow | None) -> Row | None:
+def event_values(event: EventRow) -> Row:
     """An event as the values of its row."""
-    if event is None:
-        return None
     data = json.dumps(event.data, separators=(",", ":")) if event.data else "{}"
     return (event.at, event.kind, event.pool, event.task_id, data)
 
 
-def other_values(change: Change) -> tuple[str, Row]:
-    """The statement and the values of a change that is neither a new task nor an update."""
+def inlined(row: TaskRow) -> bytes | None:
+    """A payload that lies in its task's row."""
+    return row.payload if len(row.payload) <= INLINE_PAYLOAD else None
+
+
+def other_writes(change: Change) -> Sequence[Writes]:
+    """The statements of a change that is neither of new tasks nor an update."""
     match change:
         case RequestCancel():
-            return "cancel", (change.at, change.task_id)
+            asked = [(change.at, change.id)]
+            return [("cancel", asked), ("cancel_distribution", asked)]
+        case EndDistribution(row=row):
+            return [("end", [(*sql.ending(row), row.distribution_id)])]
         case PutPool(row=row):
             spec = json.dumps(asdict(row.spec))
             values = (row.spec.name, row.pool_id, spec, row.status, row.fixed_workers)
-            return "pool", (*values, int(row.configured), row.created_at)
+            return [("pool", [(*values, int(row.configured), row.created_at)])]
         case PutAffinity():
-            return "affinity", (change.key, change.pool)
+            return [("affinity", [(change.key, change.pool)])]
+        case Happened():
+            return []
     raise AssertionError(change)
 
 

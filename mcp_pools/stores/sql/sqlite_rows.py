@@ -6,13 +6,14 @@
 import functools
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 from mcp_pools.errors import PoolsError
-from mcp_pools.store import EventRow, TaskRow
+from mcp_pools.store import DistributionRow, EventRow, TaskRow
 
 APPLICATION_ID: Final = 0x6D637070
 """Says in the file's header that it is ours (`mcpp`)."""
@@ -29,6 +30,11 @@ CHANGING: Final = (
     *("status", "pool", "pool_type", "worker", "attempt", "launch", "seq", "not_before"),
     *("started_at", "finished_at", "progress", "error", "output_tail", "result"),
 )
+DISTRIBUTION: Final = (
+    *("distribution_id", "task_type", "caller", "created_at", "strategy", "reduce", "on_error", "total"),
+    *("cwd", "idempotency_key", "request_hash", "cancel_requested_at"),
+)
+ENDING: Final = ("status", "finished_at", "error", "reduced")
 POOL: Final = ("name", "pool_id", "spec", "status", "fixed_workers", "configured", "created_at")
 
 Row = tuple[Any, ...]
@@ -78,28 +84,43 @@ def one_at_a_time(sql: str) -> Statement:
 
 
 STATEMENTS: Final[dict[str, Statement]] = {
+    "distribution": insert("distributions", (*DISTRIBUTION, *ENDING), "ON CONFLICT DO NOTHING"),
     "accept": insert("tasks", ("epoch", *FIXED, *CHANGING, "payload"), "ON CONFLICT DO NOTHING"),
+    "payload": insert("payloads", ("task_id", "payload"), "ON CONFLICT DO NOTHING"),
+    "part": insert("parts", ("distribution_id", "part", "task_id", "items"), "ON CONFLICT DO NOTHING"),
     "cancel": one_at_a_time(
         "UPDATE tasks SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE task_id = ?"
     ),
+    "cancel_distribution": one_at_a_time(
+        "UPDATE distributions SET cancel_requested_at = coalesce(cancel_requested_at, ?) "
+        "WHERE distribution_id = ?"
+    ),
     "update": update,
+    "end": one_at_a_time(
+        f"UPDATE distributions SET {', '.join(f'{name} = ?' for name in ENDING)} "  # noqa: S608
+        "WHERE distribution_id = ? AND finished_at IS NULL"
+    ),
     "pool": one_at_a_time(
         f"INSERT INTO pools ({', '.join(POOL)}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE "  # noqa: S608
         f"SET {', '.join(f'{name} = excluded.{name}' for name in POOL[1:])} "
         f"WHERE {' OR '.join(f'pools.{name} IS NOT excluded.{name}' for name in POOL[1:])}"
     ),
     "affinity": one_at_a_time("INSERT OR REPLACE INTO affinities VALUES (?, ?)"),
-    "prune": one_at_a_time("DELETE FROM tasks WHERE finished_at < ?"),
+    "prune_distributions": one_at_a_time("DELETE FROM distributions WHERE finished_at < ?"),
+    "prune": one_at_a_time(
+        "DELETE FROM tasks WHERE finished_at < ? AND (distribution_id IS NULL OR NOT EXISTS "
+        "(SELECT 1 FROM distributions AS whole WHERE whole.distribution_id = tasks.distribution_id))"
+    ),
     "prune_events": one_at_a_time(
         "DELETE FROM events WHERE at < ? AND cursor < (SELECT max(cursor) FROM events)"
     ),
 }
 """By key, in the order in which one transaction applies them."""
 
-FENCED: Final = frozenset({"accept", "update", "pool"})
-"""Statements that refuse a row, or know it already, by not changing anything."""
+ORDER: Final = {key: place for place, key in enumerate(STATEMENTS)}
 
-PAYLOAD: Final = insert("payloads", ("task_id", "payload"), "ON CONFLICT DO NOTHING")
+FENCED: Final = frozenset({"distribution", "accept", "update", "end", "pool"})
+"""Statements that refuse a row, or know it already, by not changing anything."""
 
 EVENT: Final = insert("events", ("at", "kind", "pool", "task_id", "data"))
 
@@ -200,6 +221,51 @@ def fixed(row: TaskRow) -> Row:
     )
 
 
+def distribution(row: DistributionRow) -> Row:
+    """The values of `DISTRIBUTION` and `ENDING`."""
+    return (*(getattr(row, name) for name in DISTRIBUTION), *ending(row))
+
+
+def ending(row: DistributionRow) -> Row:
+    """The values of `ENDING`."""
+    return tuple(getattr(row, name) for name in ENDING)
+
+
+def part(row: TaskRow) -> Row:
+    """Which part of which distribution a task is."""
+    return (row.distribution_id, row.part, row.task_id, row.items)
+
+
+def distributions(db: sqlite3.Connection, where: str, *values: Any) -> list[DistributionRow]:
+    """The distributions that match."""
+    columns = (*DISTRIBUTION, *ENDING)
+    found = db.execute(f"SELECT {', '.join(columns)} FROM distributions WHERE {where}", values)  # noqa: S608
+    return [DistributionRow(**dict(zip(columns, row, strict=True))) for row in found]
+
+
+def parts(db: sqlite3.Connection, distribution_id: str) -> list[TaskRow]:
+    """The parts of a distribution in their order, without payloads."""
+    columns = ", ".join(f"tasks.{name}" for name in (*FIXED, *CHANGING))
+    found = db.execute(
+        f"SELECT part, items, {columns}, x'' FROM parts JOIN tasks ON tasks.task_id = parts.task_id "  # noqa: S608
+        "WHERE parts.distribution_id = ? ORDER BY part",
+        (distribution_id,),
+    )
+    return [replace(task(row), part=place, items=items) for place, items, *row in found]
+
+
+def unfinished(db: sqlite3.Connection) -> list[TaskRow]:
+    """Every task that has not ended, oldest first, with its place in its distribution."""
+    rows = tasks(db, "finished_at IS NULL ORDER BY tasks.task_id")
+    for distribution_id in {row.distribution_id for row in rows} - {None}:
+        which = "SELECT task_id, part, items FROM parts WHERE distribution_id = ?"
+        places = {task_id: (place, items) for task_id, place, items in db.execute(which, (distribution_id,))}
+        for row in rows:
+            if row.distribution_id == distribution_id:
+                row.part, row.items = places.get(row.task_id, (None, None))
+    return rows
+
+
 def tasks(db: sqlite3.Connection, where: str, *values: Any) -> list[TaskRow]:
     """The tasks that match, whole."""
     columns = ", ".join(f"tasks.{name}" for name in (*FIXED, *CHANGING))
@@ -211,7 +277,7 @@ def tasks(db: sqlite3.Connection, where: str, *values: Any) -> list[TaskRow]:
     return [task(row) for row in found]
 
 
-def task(values: Row) -> TaskRow:
+def task(values: Sequence[Any]) -> TaskRow:
     """One task from its row."""
     named = dict(zip((*FIXED, *CHANGING, "payload"), values, strict=True))
     named["roots"] = tuple(json.loads(named["roots"]))
@@ -268,6 +334,10 @@ def landed(db: sqlite3.Connection, kind: str, values: Row) -> bool:
         return found is not None
     if kind == "pool":
         return True
+    if kind == "distribution":
+        return bool(distributions(db, "distribution_id = ?", values[0]))
+    if kind == "end":
+        return any(ending(row) == values[:-1] for row in distributions(db, "distribution_id = ?", values[-1]))
     columns = ", ".join(("epoch", *CHANGING))
     found = db.execute(f"SELECT {columns} FROM tasks WHERE task_id = ?", (values[0],)).fetchone()  # noqa: S608
     return found is not None and tuple(found) == values[2:]
