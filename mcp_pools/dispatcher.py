@@ -15,12 +15,13 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Returned, Slot, Started
+from mcp_pools.chunks import still_to_do, whole_chunk
 from mcp_pools.commits import Commits
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Progress
@@ -43,6 +44,7 @@ class Dispatcher:
         self._registry = registry
         self._intake = intake
         self._rng = rng
+        self._stirred: dict[str, LivePool] = {}
         self._early: list[tuple[LivePool, AdapterEvent]] | None = []
         self.leaving = False
         """Nothing more is launched."""
@@ -76,7 +78,7 @@ class Dispatcher:
             self._take(pool, live, slots[0])
         else:
             pool.arriving += 1
-            self._registry.loaded(pool)
+        self._registry.loaded(pool)
         self.tasks[row.task_id] = live
         kind = "task.started" if slots else "task.queued"
         event = EventRow(at=row.created_at, kind=kind, pool=row.pool, task_id=row.task_id)
@@ -99,15 +101,19 @@ class Dispatcher:
         return live
 
     def _slot_at_once(self, pool: LivePool, row: TaskRow) -> Sequence[Slot]:
-        """A free slot for a new task, if nothing waits before it."""
-        return () if pool.adapter is None or len(pool.queue) or self.leaving else pool.adapter.reserve(1)
+        """A free slot for a new task, if nothing waits before it and no limit forbids it."""
+        if pool.adapter is None or pool.queued or self.leaving:
+            return ()
+        if self._registry.quotas.refused(pool.name, row.caller, time.monotonic()) is not None:
+            return ()
+        return pool.adapter.reserve(1)
 
     def _drop(self, pool: LivePool, live: LiveTask) -> None:
         """Forget a task that was not kept."""
         self.tasks.pop(live.task_id, None)
         if live.slot is not None:
             live.slot.give_back()
-            pool.running.pop(live.row.attempt_id, None)
+            self._gone(pool, live.row.attempt_id)
             self._freed(pool)
 
     async def _disown(self, live: LiveTask) -> None:
@@ -135,7 +141,8 @@ class Dispatcher:
             self.rehome(pool, live)
         else:
             pool.queue.push(live)
-            self.dispatch(pool)
+            self._registry.loaded(pool)
+            self.stir(pool)
 
     def _due(self, live: LiveTask) -> None:
         pool = self._registry.pools.get(live.row.pool or "")
@@ -185,19 +192,86 @@ class Dispatcher:
         names = self._registry.fleet.candidates(row.task_type, row.selector)
         return min((self._registry.pools[name] for name in names), key=lambda pool: len(pool.queue))
 
-    def dispatch(self, pool: LivePool) -> None:
-        """Give the best queued tasks the slots that are free."""
-        if pool.adapter is not None and len(pool.queue) and not self.leaving:
-            for slot in pool.adapter.reserve(len(pool.queue)):
-                live = pool.queue.pop()
-                if live is None:
-                    slot.give_back()
-                    continue
-                self._take(pool, live, slot)
-                row = live.row
-                event = EventRow(at=time.time(), kind="task.started", pool=row.pool, task_id=row.task_id)
-                self.commits.after(Update(row, row.launch - 1, event), partial(self._launch, pool, live))
-        self._registry.loaded(pool)
+    def stir(self, pool: LivePool) -> None:
+        """Look for work for a pool, once all that comes in this turn of the event loop is known."""
+        if not self._stirred:
+            asyncio.get_running_loop().call_soon(self._look_for_work)
+        self._stirred[pool.name] = pool
+
+    def _look_for_work(self) -> None:
+        """First what waits on each pool itself, then what waits elsewhere."""
+        pools, self._stirred = list(self._stirred.values()), {}
+        if self.leaving:
+            return
+        for pool in pools:
+            if len(pool.queue):
+                self._start(pool, len(pool.queue), self._waits_here)
+        for pool in pools:
+            if self._registry.settings.work_stealing and (idle := self._idle(pool)):
+                self._start(pool, idle, self._waits_elsewhere)
+            self._registry.loaded(pool)
+
+    def _start(self, pool: LivePool, wanted: int, find: Callable[[LivePool, float], LiveTask | None]) -> None:
+        """Give the slots that are free to the best of what is found."""
+        now = time.monotonic()
+        if pool.adapter is None or self._registry.quotas.refused(pool.name, "", now):
+            self._wait_for_quota(pool, now)
+            return
+        for slot in pool.adapter.reserve(wanted):
+            if (live := find(pool, now)) is None:
+                slot.give_back()
+                continue
+            came_from, fence = live.row.pool, live.row.launch
+            self._take(pool, live, slot)
+            event = self._starting(live, came_from)
+            self.commits.after(Update(live.row, fence, event), partial(self._launch, pool, live))
+        if len(pool.queue):
+            self._wait_for_quota(pool, now)
+
+    def _waits_here(self, pool: LivePool, now: float) -> LiveTask | None:
+        return pool.queue.pop(self._registry.admitted(pool, now))
+
+    def _idle(self, pool: LivePool) -> int:
+        """How many tasks from elsewhere a pool could run at once; 0 while it has its own, or is not well."""
+        if len(pool.queue) or pool.draining or pool.health == "unhealthy" or pool.adapter is None:
+            return 0
+        waiting = sum(len(other.queue) for other in self._registry.waiting.values())
+        return max(0, min(pool.capacity - len(pool.running), waiting))
+
+    def _waits_elsewhere(self, pool: LivePool, now: float) -> LiveTask | None:
+        """The best task that may leave the pool with the longest queue for its size."""
+        admitted = self._registry.admitted(pool, now)
+        for other in self._registry.longest_queues():
+            live = other.queue.peek(lambda lane: lane.stealable and (admitted is None or admitted(lane)))
+            if live is None or not self._registry.fleet.admits(
+                pool.name, live.row.task_type, live.row.selector
+            ):
+                continue
+            other.queue.remove(live.task_id)
+            self._registry.loaded(other)
+            return live
+        return None
+
+    def _starting(self, live: LiveTask, came_from: str | None) -> EventRow | None:
+        """What is told of a start: of parts only that they were moved."""
+        row = live.row
+        if came_from != row.pool:
+            moved = {"from": came_from, "started": True}
+            return EventRow(at=time.time(), kind="task.moved", pool=row.pool, task_id=row.task_id, data=moved)
+        if live.whole is not None:
+            return None
+        return EventRow(at=time.time(), kind="task.started", pool=row.pool, task_id=row.task_id)
+
+    def _wait_for_quota(self, pool: LivePool, now: float) -> None:
+        """Look again when a limit that holds a pool's tasks back lets the next one go."""
+        if not self._registry.quotas.limited or pool.wakes_at > now:
+            return
+        callers = {lane.caller for lane in pool.queue.lanes}
+        refused = [self._registry.quotas.refused(pool.name, caller, now) for caller in callers]
+        waits = [each.seconds for each in refused if each is not None and each.seconds is not None]
+        if waits:
+            pool.wakes_at = now + min(waits)
+            asyncio.get_running_loop().call_later(min(waits), self.stir, pool)
 
     # Running: committed, launched, heard of.
 
@@ -209,9 +283,10 @@ class Dispatcher:
         row.launch += 1
         row.seq, row.worker, row.not_before = slot.seq, slot.worker, None
         row.started_at = time.time()
+        row.pool, row.pool_type = pool.name, pool.row.spec.type
         live.slot, live.launched = slot, False
         pool.running[row.attempt_id] = live
-        self._registry.loaded(pool)
+        self._registry.quotas.started(pool.name, row.caller, time.monotonic())
 
     def _launch(self, pool: LivePool, live: LiveTask) -> None:
         """The task is on disk as running: run it, unless somebody has changed their mind."""
@@ -239,6 +314,8 @@ class Dispatcher:
     def _hand_over(self, pool: LivePool, live: LiveTask, payload: bytes) -> None:
         assert pool.adapter is not None
         live.launched, live.slot = True, None
+        if live.row.items is not None and live.row.result is not None:
+            payload = still_to_do(payload, live.row.result)
         pool.adapter.launch((self._intake.launch(live.row, payload),))
 
     def _called_off(self, pool: LivePool, live: LiveTask, ended: Ended) -> None:
@@ -255,7 +332,7 @@ class Dispatcher:
         elif isinstance(event, Ended):
             self._ended(pool, event)
         elif isinstance(event, Changed):
-            self.dispatch(pool)
+            self.stir(pool)
         elif (live := pool.running.get(event.attempt_id)) is None:
             self.commits.counters.fenced_writes += 1
         elif isinstance(event, Started):
@@ -276,11 +353,14 @@ class Dispatcher:
     # Ended: judged, kept.
 
     def _ended(self, pool: LivePool, ended: Ended) -> None:
-        live = pool.running.pop(ended.attempt_id, None)
+        live = self._gone(pool, ended.attempt_id)
         if live is None:
             self.commits.counters.fenced_writes += 1
             return
+        self._freed(pool)
         ended = self._intake.within_limits(self._interrupted(ended))
+        if live.row.items is not None:
+            ended = whole_chunk(live.row, ended)
         verdict = judge(
             ended.code,
             attempt=live.row.attempt,
@@ -292,7 +372,16 @@ class Dispatcher:
             self._retry(pool, live, verdict.delay, ended)
         else:
             self._finish(live, verdict, ended)
-        self._freed(pool)
+
+    def _gone(self, pool: LivePool, attempt_id: str) -> LiveTask | None:
+        """A launch runs on a pool no more: its place is free, for others of its caller, too."""
+        live = pool.running.pop(attempt_id, None)
+        quotas = self._registry.quotas
+        if live is not None and quotas.limited:
+            quotas.ended(pool.name, live.row.caller)
+            for other in self._registry.waiting.values():
+                self.stir(other)
+        return live
 
     def _interrupted(self, ended: Ended) -> Ended:
         """A worker lost while the owner leaves was not lost: the owner ended it."""
@@ -302,7 +391,7 @@ class Dispatcher:
         return replace(ended, code="interrupted", message=message)
 
     def _freed(self, pool: LivePool) -> None:
-        self.dispatch(pool)
+        self.stir(pool)
         if not pool.running:
             pool.emptied.set()
 
@@ -313,6 +402,7 @@ class Dispatcher:
         row.status = step(row.task_id, row.status, "retry")
         row.not_before = time.time() + delay if delay else None
         row.error = live.masked(error_bytes(ended))
+        row.result = None if ended.result is None else live.masked(ended.result)
         if not row.pinned and row.strategy != "affinity":
             pool = self._elsewhere(pool, row)
         row.pool, row.pool_type, row.worker, row.started_at = pool.name, pool.row.spec.type, None, None
@@ -329,7 +419,7 @@ class Dispatcher:
     def _returned(self, pool: LivePool, live: LiveTask) -> None:
         """A launch that never started goes back, its attempt unused."""
         row = live.row
-        del pool.running[row.attempt_id]
+        self._gone(pool, row.attempt_id)
         row.status = step(row.task_id, row.status, "return")
         row.attempt -= 1
         row.worker = row.started_at = None
@@ -344,20 +434,29 @@ class Dispatcher:
         row.error = None if ended.code is None else live.masked(error_bytes(ended))
         row.output_tail = live.output
         row.progress = live.masked(json.dumps(asdict(live.progress)).encode()) if live.progress else None
-        event = EventRow(at=row.finished_at, kind=f"task.{row.status}", pool=row.pool, task_id=row.task_id)
+        if live.whole is None:
+            event: EventRow | None = EventRow(
+                at=row.finished_at, kind=f"task.{row.status}", pool=row.pool, task_id=row.task_id
+            )
+        else:
+            event = live.whole.ending(live)
         self.commits.after(Update(row, row.launch, event), partial(self._finished, live))
 
     def _finished(self, live: LiveTask) -> None:
         self.tasks.pop(live.task_id, None)
         live.wake()
+        if live.whole is not None:
+            live.whole.ended(live)
 
     async def _overruled(self, task_id: str) -> None:
         """The store knows better how this task stands: it is not ours any more."""
         live = self.tasks.pop(task_id, None)
         kept = await self._registry.store.task(task_id)
         if live is not None and kept is not None:
-            live.row = replace(kept)
+            live.row = replace(kept, part=live.row.part, items=live.row.items)
             live.wake()
+            if live.whole is not None:
+                live.whole.ended(live)
 
     # Cancelled.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from mcp_pools.models import Health, Pool, PoolHealth, PoolStatus, Progress, Task, Waiting
 from mcp_pools.present import pool_view, task_view
 from mcp_pools.queueing import PoolQueue
+from mcp_pools.quotas import Quotas
 from mcp_pools.routing import ANY, PoolLoad
 from mcp_pools.secret import masked
 from mcp_pools.store import EventRow, PoolRow, TaskRow
@@ -123,9 +124,10 @@ class LiveTask:
 class LivePool:
     """A pool that is open, or draining on its way to be closed."""
 
-    def __init__(self, row: PoolRow, adapter: Adapter | None) -> None:
+    def __init__(self, row: PoolRow, quotas: Quotas) -> None:
         self.row = row
-        self.adapter = adapter
+        self.quotas = quotas
+        self.adapter: Adapter | None = None
         """`None` when nobody owns the home and only the store is looked at."""
         self.queue: PoolQueue[LiveTask] = PoolQueue()
         self.running: dict[str, LiveTask] = {}
@@ -136,6 +138,8 @@ class LivePool:
         self.draining = False
         self.arriving = 0
         """Tasks that are being kept and will wait in its queue."""
+        self.wakes_at = 0.0
+        """When it is next looked at because of a limit, in monotonic seconds."""
         self.emptied = asyncio.Event()
         self.opening = asyncio.Lock()
 
@@ -220,6 +224,8 @@ class LivePool:
             return Waiting(code="pool_unhealthy", message=f"Pool {self.name} is unhealthy: {self.reason}")
         if self.draining:
             return Waiting(code="pool_draining", message=f"Pool {self.name} is closing.")
+        if (refused := self.quotas.refused(self.name, live.row.caller, time.monotonic())) is not None:
+            return Waiting(code=refused.reason, message=refused.message)
         ahead = f"{len(self.running)} running, {len(self.queue)} waiting, {self.capacity} workers at most"
         return Waiting(code="no_idle_worker", message=f"Pool {self.name} has no idle worker: {ahead}.")
 

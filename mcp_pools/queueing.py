@@ -76,7 +76,7 @@ class PoolQueue(Generic[T]):
         return iter([entry.item for entry in waiting if entry.item is not None])
 
     @property
-    def lanes(self) -> list[Hashable]:
+    def lanes(self) -> list[Any]:
         """The lanes that tasks wait in; maybe some that have become empty."""
         return list(self._lanes)
 

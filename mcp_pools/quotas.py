@@ -40,6 +40,13 @@ class Refused:
     limit: float
     seconds: float | None
 
+    @property
+    def message(self) -> str:
+        """The same in words."""
+        if self.seconds is None:
+            return f"The {self.kind} {self.name} runs as many tasks as its limit allows: {self.limit:g}."
+        return f"The {self.kind} {self.name} may start {self.limit:g} tasks a second."
+
 
 @dataclass(slots=True)
 class _Meter:

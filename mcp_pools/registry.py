@@ -18,7 +18,7 @@ from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.home import Home
 from mcp_pools.models import Health, HealthReport, Pool, PoolDetail, PoolList, PoolSpec
 from mcp_pools.policy import child_environment
-from mcp_pools.pool import LivePool
+from mcp_pools.pool import Lane, LivePool
 from mcp_pools.present import metrics_view
 from mcp_pools.routing import Fleet
 from mcp_pools.store import EventRow, PoolRow, PutPool
@@ -49,7 +49,10 @@ class Registry:
         self.task_types = task_types
         self.store = SqliteStore(settings.home / "pools.db", sync=settings.durable_sync)
         self.fleet = Fleet(settings.max_queue)
+        self.quotas = settings.quotas()
         self.pools: dict[str, LivePool] = {}
+        self.waiting: dict[str, LivePool] = {}
+        """Those that tasks wait on."""
         self._registering = asyncio.Lock()
 
     @asynccontextmanager
@@ -115,7 +118,7 @@ class Registry:
         return PoolRow(pool_id=pool_id, spec=spec, fixed_workers=fixed, configured=True, created_at=created)
 
     def _know(self, row: PoolRow) -> LivePool:
-        pool = LivePool(row, None)
+        pool = LivePool(row, self.quotas)
         self.pools[pool.name] = pool
         self.fleet.put(pool.load())
         return pool
@@ -185,6 +188,10 @@ class Registry:
 
     def loaded(self, pool: LivePool) -> None:
         """Tell routing how a pool stands now."""
+        if len(pool.queue):
+            self.waiting[pool.name] = pool
+        else:
+            self.waiting.pop(pool.name, None)
         self.fleet.change(
             pool.name,
             busy=len(pool.running),
@@ -193,6 +200,16 @@ class Registry:
             open=not pool.draining,
             capacity=pool.capacity,
         )
+
+    def longest_queues(self) -> Sequence[LivePool]:
+        """Those that tasks wait on, the longest queue for its size first."""
+        return sorted(self.waiting.values(), key=lambda pool: -len(pool.queue) / (pool.capacity or 0.5))
+
+    def admitted(self, pool: LivePool, now: float) -> Callable[[Lane], bool] | None:
+        """Which lanes' tasks may start on a pool now, as the limits have it; `None`: all."""
+        if not self.quotas.limited:
+            return None
+        return lambda lane: self.quotas.refused(pool.name, lane.caller, now) is None
 
     # Opening and closing.
 

@@ -255,7 +255,7 @@ class Router:
     async def scale(self, name: str, workers: int | None) -> Pool:
         """Fix a pool's size, or with `None` let it follow its queue."""
         pool = await self.registry.scale(name, workers)
-        self.dispatcher.dispatch(pool)
+        self.dispatcher.stir(pool)
         return self.registry.view(pool)
 
     async def close(self, name: str, *, force: bool = False, drain_timeout: float = 30.0) -> Pool:
@@ -328,7 +328,7 @@ class Router:
         if pool.adapter is None:
             await self._start(pool)
         await pool.check()
-        self.dispatcher.dispatch(pool)
+        self.dispatcher.stir(pool)
 
 
 def read_only(home: Path, config: str | None) -> AbstractAsyncContextManager[Router] | None:

@@ -263,6 +263,10 @@ class Fleet:
         """The names of all candidates, healthy or not, in alphabetical order; maybe none."""
         return sorted(self._view(task_type, selector or {}).ranks)
 
+    def admits(self, name: str, task_type: str, selector: Mapping[str, str] | None = None) -> bool:
+        """Whether a pool is a candidate for such a task."""
+        return name in self._view(task_type, selector or {}).ranks
+
     def choose(
         self,
         strategy: str,

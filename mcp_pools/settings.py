@@ -31,6 +31,7 @@ from pydantic import (
 
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.models import Allow, PoolSpec
+from mcp_pools.quotas import Limit, Quotas
 from mcp_pools.routing import Strategy
 
 PREFIXES: Final = ("MCP_POOLS_", "MAHAVISHNU_")
@@ -65,6 +66,28 @@ class PoolDefinition(BaseModel):
     container_image: str = "python:3.13-slim"
     labels: dict[str, str] = {}
     options: dict[str, Any] = {}
+
+
+class LimitDefinition(BaseModel):
+    """What one pool or one caller may use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Starts a second."""
+    burst: int | None = Field(None, ge=1)
+    """Starts at once after a quiet time; none: as many as in a second."""
+    concurrency: int | None = Field(None, ge=1)
+    """Tasks at a time."""
+
+
+class LimitDefinitions(BaseModel):
+    """Limits by name or glob; each pool and each caller that one matches has it for itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pools: dict[str, LimitDefinition] = {}
+    callers: dict[str, LimitDefinition] = {}
 
 
 class SecretSource(BaseModel):
@@ -119,6 +142,9 @@ class Settings(BaseModel):
     child_env: list[str] = []
     """Variables that children get from the owner's environment, by name."""
 
+    limits: LimitDefinitions = LimitDefinitions()
+    work_stealing: bool = True
+    """Whether a pool without work takes over what waits on others and may go anywhere."""
     max_queue: Count = 10_000
     """Tasks that may wait for one pool."""
     max_payload_bytes: Count = 64 << 20
@@ -183,6 +209,14 @@ class Settings(BaseModel):
     def fixed_workers(self, name: str) -> int | None:
         """The size a configured pool is fixed at, if it is."""
         return self.pools[name].workers if name in self.pools else None
+
+    def quotas(self) -> Quotas:
+        """The limits, at work."""
+        named = {
+            kind: {name: Limit(**each.model_dump()) for name, each in getattr(self.limits, kind).items()}
+            for kind in ("pools", "callers")
+        }
+        return Quotas(**named)
 
     def _spec(self, name: str, pool: PoolDefinition) -> PoolSpec:
         """Sizes that are not given stretch to the one that is, so `max_workers: 1` alone is fine."""
@@ -401,6 +435,10 @@ def _known(place: list[str]) -> list[str]:
     match place:
         case ["pools", _, _]:
             return list(PoolDefinition.model_fields)
+        case ["limits", _]:
+            return list(LimitDefinitions.model_fields)
+        case ["limits", _, _, _]:
+            return list(LimitDefinition.model_fields)
         case ["secrets", _, _]:
             return list(SecretSource.model_fields)
         case ["allow", _]:

@@ -22,12 +22,12 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     0: "models errors states",
-    1: "routing queueing group_commit distribution wire "
+    1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses secret searchable adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
     "program payload filling tabular",
     2: "plugins present bridge stores task_types adapters",
-    3: "worker commits intake pool registry dispatcher history",
+    3: "worker commits intake pool registry dispatcher history distributor",
     4: "router",
     5: "tool",
     6: "tools",

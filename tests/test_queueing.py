@@ -16,6 +16,7 @@ class Waiting:
     task_id: str
     priority: int = 0
     created_at: float = 0.0
+    lane: str = ""
 
 
 class AgainstAList(RuleBasedStateMachine):
