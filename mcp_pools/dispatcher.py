@@ -15,12 +15,13 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Returned, Slot, Started
+from mcp_pools.balancing import Balancing
 from mcp_pools.chunks import still_to_do, whole_chunk
 from mcp_pools.commits import Commits
 from mcp_pools.errors import PoolsError
@@ -44,6 +45,7 @@ class Dispatcher:
         self._registry = registry
         self._intake = intake
         self._rng = rng
+        self.balancing = Balancing(registry)
         self._stirred: dict[str, LivePool] = {}
         self._early: list[tuple[LivePool, AdapterEvent]] | None = []
         self.leaving = False
@@ -100,6 +102,10 @@ class Dispatcher:
             self.enqueue(pool, live)
         return live
 
+    async def keep_cancel(self, id: str, patience: float = 2.0) -> None:
+        """Keep the intent to cancel a task or a distribution."""
+        await self.commits.landed(RequestCancel(id, time.time()), patience=patience)
+
     def _slot_at_once(self, pool: LivePool, row: TaskRow) -> Sequence[Slot]:
         """A free slot for a new task, if nothing waits before it and no limit forbids it."""
         if pool.adapter is None or pool.queued or self.leaving:
@@ -119,7 +125,7 @@ class Dispatcher:
     async def _disown(self, live: LiveTask) -> None:
         """Nobody was told of this task: should it be on disk after all, it ends as cancelled."""
         task_id = live.task_id
-        await self.commits.landed(RequestCancel(task_id, time.time()), patience=float("inf"))
+        await self.keep_cancel(task_id, patience=float("inf"))
         kept = await self._registry.store.task(task_id)
         if kept is not None:
             live.row, live.cancelling, self.tasks[task_id] = kept, True, live
@@ -128,8 +134,23 @@ class Dispatcher:
 
     # Queued: it waits for a slot.
 
+    def enqueue_all(self, tasks: Iterable[LiveTask]) -> None:
+        """Let kept tasks wait for slots, each on its pool."""
+        pools = {}
+        for live in tasks:
+            pool = pools[live.row.pool] = self._registry.pools[live.row.pool or ""]
+            self._queue(pool, live)
+        for pool in pools.values():
+            self._registry.loaded(pool)
+            self.stir(pool)
+
     def enqueue(self, pool: LivePool, live: LiveTask) -> None:
         """Let a kept task wait for a slot, from its `not_before` on."""
+        self._queue(pool, live)
+        self._registry.loaded(pool)
+        self.stir(pool)
+
+    def _queue(self, pool: LivePool, live: LiveTask) -> None:
         delay = (live.row.not_before or 0.0) - time.time()
         if live.row.status != "queued":
             return  # it was cancelled, or moved and started, while it still was being kept
@@ -141,8 +162,6 @@ class Dispatcher:
             self.rehome(pool, live)
         else:
             pool.queue.push(live)
-            self._registry.loaded(pool)
-            self.stir(pool)
 
     def _due(self, live: LiveTask) -> None:
         pool = self._registry.pools.get(live.row.pool or "")
@@ -182,6 +201,19 @@ class Dispatcher:
                 )
                 return
             to = self._shortest(row)  # it was accepted once: no bound on queues takes that back
+        self.move(live, to)
+
+    def move_all(self, moves: Iterable[tuple[LiveTask, LivePool]]) -> None:
+        """Let tasks that wait on one pool wait on another instead."""
+        for live, to in moves:
+            pool = self._registry.pools[live.row.pool or ""]
+            if pool.queue.remove(live.task_id) is not None:
+                self._registry.loaded(pool)
+                self.move(live, to)
+
+    def move(self, live: LiveTask, to: LivePool) -> None:
+        """Let a task that waits in no queue just now wait on another pool."""
+        row = live.row
         event = EventRow(at=time.time(), kind="task.moved", pool=to.name, task_id=row.task_id)
         event.data = {"from": row.pool}
         row.pool, row.pool_type = to.name, to.row.spec.type
@@ -205,52 +237,26 @@ class Dispatcher:
             return
         for pool in pools:
             if len(pool.queue):
-                self._start(pool, len(pool.queue), self._waits_here)
+                self._start(pool, len(pool.queue), self.balancing.waits_here)
         for pool in pools:
-            if self._registry.settings.work_stealing and (idle := self._idle(pool)):
-                self._start(pool, idle, self._waits_elsewhere)
+            if idle := self.balancing.idle(pool):
+                self._start(pool, idle, self.balancing.waits_elsewhere)
             self._registry.loaded(pool)
 
     def _start(self, pool: LivePool, wanted: int, find: Callable[[LivePool, float], LiveTask | None]) -> None:
         """Give the slots that are free to the best of what is found."""
         now = time.monotonic()
-        if pool.adapter is None or self._registry.quotas.refused(pool.name, "", now):
-            self._wait_for_quota(pool, now)
-            return
-        for slot in pool.adapter.reserve(wanted):
-            if (live := find(pool, now)) is None:
-                slot.give_back()
-                continue
-            came_from, fence = live.row.pool, live.row.launch
-            self._take(pool, live, slot)
-            event = self._starting(live, came_from)
-            self.commits.after(Update(live.row, fence, event), partial(self._launch, pool, live))
+        if pool.adapter is not None and not self._registry.quotas.refused(pool.name, "", now):
+            for slot in pool.adapter.reserve(wanted):
+                if (live := find(pool, now)) is None:
+                    slot.give_back()
+                    continue
+                came_from, fence = live.row.pool, live.row.launch
+                self._take(pool, live, slot)
+                event = self._starting(live, came_from)
+                self.commits.after(Update(live.row, fence, event), partial(self._launch, pool, live))
         if len(pool.queue):
             self._wait_for_quota(pool, now)
-
-    def _waits_here(self, pool: LivePool, now: float) -> LiveTask | None:
-        return pool.queue.pop(self._registry.admitted(pool, now))
-
-    def _idle(self, pool: LivePool) -> int:
-        """How many tasks from elsewhere a pool could run at once; 0 while it has its own, or is not well."""
-        if len(pool.queue) or pool.draining or pool.health == "unhealthy" or pool.adapter is None:
-            return 0
-        waiting = sum(len(other.queue) for other in self._registry.waiting.values())
-        return max(0, min(pool.capacity - len(pool.running), waiting))
-
-    def _waits_elsewhere(self, pool: LivePool, now: float) -> LiveTask | None:
-        """The best task that may leave the pool with the longest queue for its size."""
-        admitted = self._registry.admitted(pool, now)
-        for other in self._registry.longest_queues():
-            live = other.queue.peek(lambda lane: lane.stealable and (admitted is None or admitted(lane)))
-            if live is None or not self._registry.fleet.admits(
-                pool.name, live.row.task_type, live.row.selector
-            ):
-                continue
-            other.queue.remove(live.task_id)
-            self._registry.loaded(other)
-            return live
-        return None
 
     def _starting(self, live: LiveTask, came_from: str | None) -> EventRow | None:
         """What is told of a start: of parts only that they were moved."""
@@ -291,7 +297,7 @@ class Dispatcher:
     def _launch(self, pool: LivePool, live: LiveTask) -> None:
         """The task is on disk as running: run it, unless somebody has changed their mind."""
         if live.cancelling:
-            self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+            self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message=live.why_cancelled))
         elif live.row.task_type not in self._intake.task_types:
             message = f"There is no task type {live.row.task_type!r} any more."
             self._called_off(pool, live, Ended(live.row.attempt_id, "unknown_task_type", message=message))
@@ -307,7 +313,7 @@ class Dispatcher:
             self._called_off(pool, live, Ended(live.row.attempt_id, error.code, message=str(error)))
             return
         if live.cancelling:
-            self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+            self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message=live.why_cancelled))
         else:
             self._hand_over(pool, live, payload)
 
@@ -446,7 +452,7 @@ class Dispatcher:
         self.tasks.pop(live.task_id, None)
         live.wake()
         if live.whole is not None:
-            live.whole.ended(live)
+            live.whole.ended_part(live)
 
     async def _overruled(self, task_id: str) -> None:
         """The store knows better how this task stands: it is not ours any more."""
@@ -456,7 +462,7 @@ class Dispatcher:
             live.row = replace(kept, part=live.row.part, items=live.row.items)
             live.wake()
             if live.whole is not None:
-                live.whole.ended(live)
+                live.whole.ended_part(live)
 
     # Cancelled.
 
@@ -475,7 +481,9 @@ class Dispatcher:
             self._cancelled(pool, live)
 
     def _cancelled(self, pool: LivePool | None, live: LiveTask) -> None:
-        self._finish(live, Verdict("cancel"), Ended(live.row.attempt_id, "cancelled", message="Cancelled."))
+        self._finish(
+            live, Verdict("cancel"), Ended(live.row.attempt_id, "cancelled", message=live.why_cancelled)
+        )
         if pool is not None:
             self._registry.loaded(pool)
 

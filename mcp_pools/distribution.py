@@ -180,12 +180,14 @@ def outcomes(status: Status, result: Any, error: dict[str, Any] | None, items: i
     told = chunk_outcomes(result, items)
     if told is None:
         return [Outcome(status, None, error)] * items
-    return [_outcome(each, error) for each in told]
+    return [_outcome(each, status) for each in told]
 
 
-def _outcome(told: Mapping[str, Any], error: dict[str, Any] | None) -> Outcome:
+def _outcome(told: Mapping[str, Any], status: Status) -> Outcome:
     if told.get("error") is None:
         return Outcome("completed", told.get("result"))
+    if status in ("queued", "running"):
+        return Outcome(status)  # it is to be tried once more
     return Outcome("failed", None, told["error"])
 
 

@@ -11,12 +11,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mcp_pools.adapter import Ended, Launch
+from mcp_pools.distribution import items_of
 from mcp_pools.errors import PoolsError, explain, nearest
+from mcp_pools.filling import fill
 from mcp_pools.models import Caller
 from mcp_pools.policy import Judge, default_roots
 from mcp_pools.secret import REFERENCE, fill_secrets, read_secret, refuse_plain_secrets, secret_names
@@ -27,11 +30,27 @@ if TYPE_CHECKING:
     from mcp_pools.task_type import TaskType
 
 _REFERENCE = json.dumps(REFERENCE).encode()
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def new_id(kind: str) -> str:
     """An id nobody can guess: `kind`, the time in microseconds, 72 random bits. Ids sort by time."""
-    return f"{kind}_{time.time_ns() // 1000:014x}{os.urandom(9).hex()}"
+    return new_ids(kind, 1)[0]
+
+
+def new_ids(kind: str, count: int) -> list[str]:
+    """Several ids, in the order in which they sort."""
+    now, random = time.time_ns() // 1000, os.urandom(9 * count).hex()
+    return [f"{kind}_{now + at:014x}{random[18 * at : 18 * at + 18]}" for at in range(count)]
+
+
+@contextmanager
+def nesting_refused() -> Iterator[None]:
+    """Refuse a payload that is nested deeper than Python goes."""
+    try:
+        yield
+    except RecursionError:
+        raise PoolsError("invalid_payload", "The payload is nested too deeply.", "Flatten it.") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +73,17 @@ class Request:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The payloads of a distribution's parts, how many items each holds, and the roots they were judged
+    under.
+    """
+
+    payloads: list[bytes]
+    items: list[int | None]
+    roots: tuple[str, ...]
+
+
 class Intake:
     """Checks requests against the task types and the policy of one configuration."""
 
@@ -63,6 +93,21 @@ class Intake:
 
     def row(self, request: Request, caller: Caller) -> TaskRow:
         """The task to keep; raises `PoolsError` when it may not be."""
+        kind = self.admitted(request, caller)
+        with nesting_refused():
+            payload, roots = self._payload(kind, request.payload, caller)
+        return TaskRow(
+            task_id=new_id("t"),
+            payload=payload,
+            roots=roots,
+            pinned=request.pool is not None,
+            idempotency_key=request.idempotency_key,
+            request_hash=request.digest() if request.idempotency_key else None,
+            **self.common(request, caller),
+        )
+
+    def admitted(self, request: Request, caller: Caller) -> TaskType:
+        """The type of a task that may be kept if its payload may; raises `PoolsError`."""
         if not self._settings.pools_enabled:
             raise PoolsError("not_allowed", "Pools are switched off.", "Set pools_enabled to true.")
         kind = self._type(request.task_type)
@@ -74,29 +119,93 @@ class Intake:
             )
         in_bounds(request)
         valid_text(request, caller)
+        return kind
+
+    def common(self, request: Request, caller: Caller) -> dict[str, Any]:
+        """What a task and each part of a distribution have from their request."""
+        return {
+            "task_type": request.task_type,
+            "caller": caller.name,
+            "created_at": time.time(),
+            "cwd": caller.cwd,
+            "timeout": request.timeout,
+            "priority": request.priority,
+            "max_attempts": request.max_attempts,
+            "depth": caller.depth,
+            "strategy": request.strategy,
+            "selector": request.selector,
+            "affinity_key": request.affinity_key,
+        }
+
+    def whole(self, kind: TaskType, payload: dict[str, Any], caller: Caller) -> Parts:
+        """The one payload of a broadcast."""
+        with nesting_refused():
+            encoded, roots = self._payload(kind, payload, caller)
+        return Parts([encoded], [None], roots)
+
+    def chunks(
+        self, kind: TaskType, payload: dict[str, Any], caller: Caller, split: Callable[[int], Sequence[range]]
+    ) -> Parts:
+        """The payloads of runs of items, for a type that takes items; checked once, as one.
+
+        Args:
+            split: how many items -> which of them go together.
+        """
+        items_of(payload)
+        with nesting_refused():
+            self._checked_secrets(payload)
+            judge = self._judge(caller)
+            checked = self._judged(kind, payload, judge)
+            runs = split(len(checked["items"]))
+            rest = self._encoded({key: value for key, value in checked.items() if key != "items"})
+            head = rest[:-1] + (b"," if len(rest) > 2 else b"") + b'"items":'
+            chunks = [checked["items"][run.start : run.stop] for run in runs]
+            encoded = [head + self._encoded(chunk) + b"}" for chunk in chunks]
+        return self._together(Parts(encoded, [len(run) for run in runs], tuple(judge.roots)))
+
+    def filled_items(self, kind: TaskType, payload: dict[str, Any], caller: Caller) -> Parts:
+        """A payload for each item, `{item}` and `{item.key}` filled in, for a type that takes none.
+
+        A text that is nothing but a placeholder becomes the item itself; where the type wants text
+        there, its text.
+        """
+        items = items_of(payload)
+        template = {key: value for key, value in payload.items() if key != "items"}
+        with nesting_refused():
+            self._checked_secrets(payload)
+            judge = self._judge(caller)
+            encoded = []
+            for index, item in enumerate(items):
+                try:
+                    encoded.append(self._encoded(self._filled_item(kind, template, item, judge)))
+                except PoolsError as refused:
+                    message = f"Item {index}: {refused.message}"
+                    raise PoolsError(refused.code, message, refused.next) from None
+        return self._together(Parts(encoded, [None] * len(items), tuple(judge.roots)))
+
+    def _filled_item(
+        self, kind: TaskType, template: dict[str, Any], item: Any, judge: Judge
+    ) -> dict[str, Any]:
         try:
-            payload, roots = self._payload(kind, request.payload, caller)
-        except RecursionError:
-            raise PoolsError("invalid_payload", "The payload is nested too deeply.", "Flatten it.") from None
-        return TaskRow(
-            task_id=new_id("t"),
-            task_type=kind.name,
-            caller=caller.name,
-            created_at=time.time(),
-            payload=payload,
-            cwd=caller.cwd,
-            roots=roots,
-            timeout=request.timeout,
-            priority=request.priority,
-            max_attempts=request.max_attempts,
-            depth=caller.depth,
-            strategy=request.strategy,
-            pinned=request.pool is not None,
-            selector=request.selector,
-            affinity_key=request.affinity_key,
-            idempotency_key=request.idempotency_key,
-            request_hash=request.digest() if request.idempotency_key else None,
-        )
+            return self._judged(kind, fill(template, item, whole=True), judge)
+        except PoolsError as refused:
+            as_text = fill(template, item, whole=False)
+            if refused.code != "invalid_payload" or isinstance(item, str):
+                raise
+            try:
+                return self._judged(kind, as_text, judge)
+            except PoolsError:
+                raise refused from None
+
+    def _together(self, parts: Parts) -> Parts:
+        size, limit = sum(map(len, parts.payloads)), self._settings.max_payload_bytes
+        if size > limit:
+            raise PoolsError(
+                "invalid_payload",
+                f"The parts together have {size} bytes; max_payload_bytes is {limit}.",
+                "Put the data in files and name the files, or distribute fewer items at a time.",
+            )
+        return parts
 
     def _type(self, name: str) -> TaskType:
         kind = self.task_types.get(name)
@@ -109,23 +218,30 @@ class Intake:
         self, kind: TaskType, payload: dict[str, Any], caller: Caller
     ) -> tuple[bytes, tuple[str, ...]]:
         """The payload as it is kept, and the roots it was judged under."""
+        self._checked_secrets(payload)
+        judge = self._judge(caller) if kind.check is not None else None
+        checked = self._judged(kind, payload, judge)
+        return self._encoded(checked), () if judge is None else tuple(judge.roots)
+
+    def _checked_secrets(self, payload: dict[str, Any]) -> None:
         refuse_plain_secrets(payload)
         self._known_secrets(payload)
-        checked = validated(kind, payload)
-        roots: tuple[str, ...] = ()
-        if kind.check is not None:
-            allow = self._settings.allow
-            home = os.path.expanduser("~")
-            judge = Judge(
-                allow, default_roots(caller.cwd, home) if allow.roots is None else allow.roots, caller.cwd
-            )
-            roots = tuple(judge.roots)
-            checked = kind.check(checked, judge)
-        return self._encoded(checked), roots
 
-    def _encoded(self, payload: dict[str, Any]) -> bytes:
+    def _judge(self, caller: Caller) -> Judge:
+        allow = self._settings.allow
+        roots = allow.roots
+        if roots is None:
+            roots = default_roots(caller.cwd, os.path.expanduser("~"))
+        return Judge(allow, roots, caller.cwd)
+
+    def _judged(self, kind: TaskType, payload: dict[str, Any], judge: Judge | None) -> dict[str, Any]:
+        """The payload as its type's model has it and policy lets it be."""
+        checked = validated(kind, payload)
+        return checked if kind.check is None or judge is None else kind.check(checked, judge)
+
+    def _encoded(self, payload: Any) -> bytes:
         try:
-            encoded = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+            encoded = _encode(payload).encode()
         except (TypeError, ValueError, RecursionError) as error:
             message = f"The payload cannot be written as JSON: {error}."
             raise PoolsError("invalid_payload", message, "Use finite numbers and valid text.") from None

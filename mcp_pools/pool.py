@@ -49,7 +49,7 @@ class Whole(Protocol):
     def ending(self, part: LiveTask) -> EventRow | None:
         """The part has ended and is about to be kept so; an event to be kept with it."""
 
-    def ended(self, part: LiveTask) -> None:
+    def ended_part(self, part: LiveTask) -> None:
         """The part's end is on disk."""
 
 
@@ -64,7 +64,7 @@ class LiveTask:
     slot: Slot | None = None
     launched: bool = False
     cancelling: bool = False
-    last_pool: str | None = None
+    why_cancelled: str = "Cancelled."
     secrets: tuple[str, ...] = ()
     printed: bytearray = field(default_factory=bytearray)
     progress: Progress | None = None
@@ -83,6 +83,11 @@ class LiveTask:
         )
         self.cancelling = self.row.cancel_requested_at is not None
         self.lane = Lane(self.row.caller, not self.row.pinned and self.row.strategy in STOLEN)
+
+    @property
+    def movable(self) -> bool:
+        """Whether it may wait on another pool instead."""
+        return not self.row.pinned and self.row.strategy != "affinity"
 
     def add_output(self, data: bytes) -> None:
         """Keep the latest output."""
@@ -104,6 +109,11 @@ class LiveTask:
     def masked(self, data: bytes) -> bytes:
         """What it says, without the secrets it was given."""
         return masked(data, self.secrets) if self.secrets else data
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its end is on disk."""
+        return self._woken
 
     @property
     def ended(self) -> asyncio.Event:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, get_args
 
-from mcp_pools.errors import PoolsError
+from mcp_pools.distribution import Outcome, outcomes
+from mcp_pools.errors import CODES, PoolsError
 from mcp_pools.models import (
+    Distribution,
     Event,
     Figures,
+    ItemResult,
     Pool,
     PoolMetrics,
     PoolStatus,
@@ -25,7 +29,7 @@ from mcp_pools.models import (
     WorkerCounts,
 )
 from mcp_pools.states import TERMINAL
-from mcp_pools.store import EventRow, PoolHistory, PoolRow, Tally, TaskRow
+from mcp_pools.store import DistributionRow, EventRow, PoolHistory, PoolRow, Tally, TaskRow
 
 TAIL_CHARACTERS: Final = 2000
 """How much of its output a task shows when nobody asked for all that is kept."""
@@ -75,6 +79,68 @@ def task_view(
     )
 
 
+def outcomes_of(row: TaskRow) -> list[Outcome]:
+    """What became of the items of a part."""
+    result = None if row.result is None else json.loads(row.result)
+    error = None if row.error is None else json.loads(row.error)
+    return outcomes(row.status, result, error, row.items)
+
+
+def distribution_view(row: DistributionRow, parts: Sequence[TaskRow]) -> Distribution:
+    """A distribution as it stands, from its parts in their order."""
+    results: list[ItemResult] = []
+    pools: Counter[str] = Counter()
+    for part in parts:
+        found = outcomes_of(part)
+        pools[part.pool or ""] += len(found)
+        results += [_item(len(results) + at, part, outcome) for at, outcome in enumerate(found)]
+    counts = Counter(each.status for each in results)
+    over = row.finished_at is not None
+    return Distribution(
+        distribution_id=row.distribution_id,
+        task_type=row.task_type,
+        strategy=row.strategy,
+        status=row.status,
+        total=row.total,
+        succeeded=counts["completed"],
+        failed=counts["failed"] + counts["timed_out"],
+        cancelled=counts["cancelled"],
+        pools=dict(pools),
+        created_at=datetime.fromtimestamp(row.created_at, UTC),
+        finished_at=moment(row.finished_at),
+        results=results,
+        reduced=None if row.reduced is None else json.loads(row.reduced),
+        error=None if row.error is None else TaskError(**json.loads(row.error)),
+        next=None if over else f'pool_task(task_id="{row.distribution_id}", wait_seconds=30)',
+    )
+
+
+def _item(index: int, part: TaskRow, outcome: Outcome) -> ItemResult:
+    error = None if outcome.error is None else item_error(outcome.error)
+    return ItemResult(
+        index=index,
+        task_id=part.task_id,
+        pool=part.pool,
+        status=outcome.status,
+        result=outcome.result,
+        error=error,
+    )
+
+
+def item_error(told: Any) -> TaskError:
+    """Why an item failed, as its task type told it."""
+    if not isinstance(told, dict):
+        return TaskError(code="task_error", message=str(told))
+    code = told.get("code")
+    details = told.get("details")
+    return TaskError(
+        code=code if code in CODES else "task_error",
+        message=str(told.get("message") or "it failed"),
+        retryable=bool(told.get("retryable")),
+        details=details if isinstance(details, dict) else {},
+    )
+
+
 def _progress(kept: bytes | None) -> Progress | None:
     return None if kept is None else Progress(**json.loads(kept))
 
@@ -95,6 +161,19 @@ def part_of(result: Any, *, select: str | None, offset: int, limit: int | None) 
     if isinstance(result, list | str) and (offset or limit is not None):
         return result[offset : None if limit is None else offset + limit]
     return result
+
+
+def part_of_distribution(
+    whole: Distribution, *, select: str | None, offset: int, limit: int | None
+) -> Distribution:
+    """A distribution with some of its items, and of each one's result what a JMESPath expression selects."""
+    results = part_of(whole.results, select=None, offset=offset, limit=limit)
+    if select is not None:
+        results = [
+            replace(each, result=part_of(each.result, select=select, offset=0, limit=None))
+            for each in results
+        ]
+    return replace(whole, results=results)
 
 
 def pool_view(

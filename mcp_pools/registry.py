@@ -18,7 +18,7 @@ from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.home import Home
 from mcp_pools.models import Health, HealthReport, Pool, PoolDetail, PoolList, PoolSpec
 from mcp_pools.policy import child_environment
-from mcp_pools.pool import Lane, LivePool
+from mcp_pools.pool import LivePool
 from mcp_pools.present import metrics_view
 from mcp_pools.routing import Fleet
 from mcp_pools.store import EventRow, PoolRow, PutPool
@@ -201,15 +201,9 @@ class Registry:
             capacity=pool.capacity,
         )
 
-    def longest_queues(self) -> Sequence[LivePool]:
-        """Those that tasks wait on, the longest queue for its size first."""
-        return sorted(self.waiting.values(), key=lambda pool: -len(pool.queue) / (pool.capacity or 0.5))
-
-    def admitted(self, pool: LivePool, now: float) -> Callable[[Lane], bool] | None:
-        """Which lanes' tasks may start on a pool now, as the limits have it; `None`: all."""
-        if not self.quotas.limited:
-            return None
-        return lambda lane: self.quotas.refused(pool.name, lane.caller, now) is None
+    def is_of_type(self, pool: LivePool, type: str) -> bool:
+        """Whether a pool is of a type, or of the one that an alias stands for."""
+        return pool.row.spec.type == plugins.ALIASES.get(type, type)
 
     # Opening and closing.
 

@@ -20,17 +20,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from mcp_pools import plugins
+from mcp_pools.balancing import STRATEGIES, told
 from mcp_pools.dispatcher import Dispatcher
-from mcp_pools.errors import PoolsError
+from mcp_pools.distribution import check
+from mcp_pools.distributor import Distributor, Wanted, digest
+from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.history import LONGEST_WATCH, History
 from mcp_pools.intake import Intake, Request
-from mcp_pools.models import Caller, Cancelled, Pool, Task, Watched
+from mcp_pools.live_distribution import LiveDistribution
+from mcp_pools.models import Caller, Cancelled, Distribution, Pool, Rebalanced, Task, Watched
 from mcp_pools.pool import LivePool, LiveTask, ProgressReport
-from mcp_pools.present import part_of, task_view
+from mcp_pools.present import part_of, part_of_distribution, task_view
 from mcp_pools.registry import IMPLIED, Registry
 from mcp_pools.settings import CallDefaults, Settings, load, working_directory_defaults
-from mcp_pools.states import TERMINAL
-from mcp_pools.store import Prune, RequestCancel, TaskRow
+from mcp_pools.store import Prune, TaskRow
 from mcp_pools.stores.sqlite import needs_owner
 
 WATCH_SECONDS: Final = 2.0
@@ -56,6 +59,8 @@ class Router:
         self._intake = Intake(settings, registry.task_types)
         rng = random.Random(os.urandom(8))  # noqa: S311 - spreads load, guards nothing
         self.dispatcher = Dispatcher(registry, self._intake, rng)
+        self.distributor = Distributor(registry, self._intake, self.dispatcher, rng)
+        self._rng = rng
         self.history = History(registry.store, self._living)
 
     @classmethod
@@ -102,8 +107,8 @@ class Router:
         return {"timeout": self._here.default_timeout, "max_attempts": self._here.default_max_attempts}
 
     def unfinished(self) -> int:
-        """Tasks that have not ended."""
-        return len(self.dispatcher.tasks)
+        """Tasks and distributions that have not ended."""
+        return len(self.dispatcher.tasks) + len(self.distributor.living)
 
     # Tasks.
 
@@ -130,24 +135,94 @@ class Router:
                 return self._view(live)
             known = await self._already(row)  # the same key, at the same moment
             assert known is not None
-        return await self.task(known.task_id, wait_seconds=_FOREVER if wait else 0.0)
+        return await self._task(known.task_id, _FOREVER if wait else 0.0)
 
     async def _already(self, row: TaskRow) -> TaskRow | None:
         """The task this caller submitted under this key before; `conflict` if it was another request."""
         if row.idempotency_key is None:
             return None
+        other = await self.registry.store.distribution_by_key(row.caller, row.idempotency_key)
         known = await self.registry.store.by_key(row.caller, row.idempotency_key)
+        if other is not None:
+            raise key_conflict(row.idempotency_key, other.distribution_id)
         if known is not None and known.request_hash != row.request_hash:
-            raise PoolsError(
-                "conflict",
-                f"Idempotency key {row.idempotency_key!r} is that of task {known.task_id}, another request.",
-                f'Look at that task with pool_task(task_id="{known.task_id}"), or use a new key.',
-            )
+            raise key_conflict(row.idempotency_key, known.task_id)
         return known
 
-    async def _wait(self, live: LiveTask, seconds: float) -> None:
-        """Wait for a task's end, at most `seconds` and as long as the caller's patience lasts."""
-        if live.row.status in TERMINAL and live.task_id not in self.dispatcher.tasks:
+    async def distribute(
+        self,
+        *,
+        pools: list[str] | None,
+        pool_filter: str | None,
+        reduce: str,
+        chunk_size: int | None,
+        on_error: str,
+        wait: bool,
+        **wanted: Any,
+    ) -> Distribution:
+        """Accept a distribution and, with `wait`, wait for its end as long as the caller's patience lasts.
+
+        Args:
+            wanted: the other arguments of the tool `pool_distribute`.
+        """
+        check(wanted["strategy"], reduce, on_error, self.registry.task_types)
+        if chunk_size is not None and chunk_size < 1:
+            raise PoolsError("invalid_payload", f"chunk_size is {chunk_size}.", "Give 1 or more.")
+        if pools is not None and not pools:
+            raise PoolsError("invalid_payload", "pools is empty.", "Name a pool, or leave it out.")
+        request = Request(pool=None, affinity_key=None, **wanted)
+        spread = Wanted(
+            pools=pools, pool_filter=pool_filter, reduce=reduce, chunk_size=chunk_size, on_error=on_error
+        )
+        known = await self._already_distributed(request, spread)
+        if known is None:
+            whole = await self.distributor.submit(request, spread, self.caller)
+            if whole is None:  # the same key, at the same moment
+                known = await self._already_distributed(request, spread)
+                assert known is not None
+            else:
+                known = whole.distribution_id
+                self.accepted.append(known)
+        return await self._distribution(known, _FOREVER if wait else 0.0)
+
+    async def _already_distributed(self, request: Request, wanted: Wanted) -> str | None:
+        """The distribution this caller submitted under this key; `conflict` if it was another request."""
+        key = request.idempotency_key
+        if key is None:
+            return None
+        task = await self.registry.store.by_key(self.caller.name, key)
+        known = await self.registry.store.distribution_by_key(self.caller.name, key)
+        if task is not None:
+            raise key_conflict(key, task.task_id)
+        if known is not None and known.request_hash != digest(request, wanted):
+            raise key_conflict(key, known.distribution_id)
+        return None if known is None else known.distribution_id
+
+    async def _distribution(self, distribution_id: str, wait_seconds: float) -> Distribution:
+        whole = self.distributor.living.get(distribution_id)
+        if whole is not None and wait_seconds > 0:
+            await self._wait(whole, wait_seconds)
+        view = await self.distributor.view(distribution_id)
+        if view is None:
+            raise unknown(distribution_id)
+        return view
+
+    async def rebalance(self, *, strategy: str = "least_loaded", dry_run: bool = False) -> Rebalanced:
+        """Spread what waits anew over the pools; with `dry_run` only say how."""
+        if strategy not in STRATEGIES:
+            raise PoolsError(
+                "invalid_payload", f"Nothing is rebalanced by {strategy!r}.", nearest(strategy, STRATEGIES)
+            )
+        moves = self.dispatcher.balancing.plan(strategy, self._rng)
+        moved = [{"task_id": live.task_id, "from": live.row.pool or "", "to": to.name} for live, to in moves]
+        why = told((each["from"], each["to"]) for each in moved)
+        if not dry_run:
+            self.dispatcher.move_all(moves)
+        return Rebalanced(moved=moved, why=f"Dry run. {why}" if dry_run else why)
+
+    async def _wait(self, live: LiveTask | LiveDistribution, seconds: float) -> None:
+        """Wait for its end, at most `seconds` and as long as the caller's patience lasts."""
+        if live.ended.is_set():
             return
         limit = seconds if self.caller.patience is None else min(seconds, self.caller.patience)
         if self._report is not None:
@@ -179,50 +254,62 @@ class Router:
         offset: int = 0,
         limit: int | None = None,
         output: bool = False,
-    ) -> Task:
-        """A task as it stands, or as it stands after waiting for its end."""
-        live = self.dispatcher.tasks.get(task_id)
-        if live is not None:
-            if wait_seconds > 0:
-                await self._wait(live, wait_seconds)
-            view = self._view(live, whole_output=output)
-        else:
-            view = task_view(await self._kept(task_id), time.time(), whole_output=output)
+    ) -> Task | Distribution:
+        """A task or a distribution as it stands, or as it stands after waiting for its end.
+
+        Of a distribution `select` is of each item's result, `offset` and `limit` are of its items.
+        """
+        if task_id in self.distributor.living or await self.registry.store.distribution(task_id):
+            whole = await self._distribution(task_id, wait_seconds)
+            return part_of_distribution(whole, select=select, offset=offset, limit=limit)
+        view = await self._task(task_id, wait_seconds, whole_output=output)
         if select is None and not offset and limit is None:
             return view
         return replace(view, result=part_of(view.result, select=select, offset=offset, limit=limit))
 
+    async def _task(self, task_id: str, wait_seconds: float, *, whole_output: bool = False) -> Task:
+        live = self.dispatcher.tasks.get(task_id)
+        if live is None:
+            return task_view(await self._kept(task_id), time.time(), whole_output=whole_output)
+        if wait_seconds > 0:
+            await self._wait(live, wait_seconds)
+        return self._view(live, whole_output=whole_output)
+
     async def _kept(self, task_id: str) -> TaskRow:
         row = await self.registry.store.task(task_id)
         if row is None:
-            raise PoolsError(
-                "unknown_task",
-                f"There is no task {task_id[:80]!r}.",
-                "Check the id, or find the task with pool_search; tasks are forgotten after retention_days.",
-            )
+            raise unknown(task_id)
         return row
 
     async def cancel(self, task_id: str) -> Cancelled:
-        """Cancel a task; returns when it has ended and its end is on disk."""
-        live = self.dispatcher.tasks.get(task_id)
+        """Cancel a task or a distribution; returns when it has ended and its end is on disk."""
+        live = self._unfinished(task_id)
         if live is None:
-            await self._kept(task_id)
+            if await self.registry.store.distribution(task_id) is None:
+                await self._kept(task_id)
             return Cancelled(id=task_id, cancelled=False, already_finished=True)
         if not live.cancelling:
             live.cancelling = True
-            await asyncio.shield(self.dispatcher.commits.spawn(self._cancel(live)))
+            await asyncio.shield(self.dispatcher.commits.spawn(self._cancel(task_id, live)))
         await live.ended.wait()
         done = live.row.status == "cancelled"
         return Cancelled(id=task_id, cancelled=done, already_finished=not done)
 
-    async def _cancel(self, live: LiveTask) -> None:
+    def _unfinished(self, task_id: str) -> LiveTask | LiveDistribution | None:
+        return self.distributor.living.get(task_id) or self.dispatcher.tasks.get(task_id)
+
+    async def _cancel(self, id: str, live: LiveTask | LiveDistribution) -> None:
         """Keep the intent, then act on it, also when whoever asked has gone."""
         try:
-            await self.dispatcher.commits.landed(RequestCancel(live.task_id, time.time()))
+            await self.dispatcher.keep_cancel(id)
         except BaseException:
             live.cancelling = False
             raise
-        await self.dispatcher.cancel(live)
+        if isinstance(live, LiveTask):
+            await self.dispatcher.cancel(live)
+        else:
+            live.row.cancel_requested_at = time.time()
+            await self.distributor.cancel(live)
 
     def withdraw(self) -> None:
         """The caller does not want this call any more: cancel what it had accepted, beside the rest.
@@ -230,7 +317,7 @@ class Router:
         While the owner leaves, a call that ends early is nobody's wish: its task stays.
         """
         for task_id in self.accepted:
-            if task_id in self.dispatcher.tasks and not self.dispatcher.leaving:
+            if self._unfinished(task_id) and not self.dispatcher.leaving:
                 self.dispatcher.commits.spawn(self._cancel_beside(task_id))
 
     async def _cancel_beside(self, task_id: str) -> None:
@@ -303,6 +390,8 @@ class Router:
         for pool in self.registry.pools.values():
             await self._start(pool)
         self.dispatcher.listen()
+        for distribution in await self.registry.store.unfinished_distributions():
+            await self.distributor.take_up(distribution)
         for live in queued:
             self.dispatcher.enqueue(self.registry.pools[live.row.pool or ""], live)
         for pool in [pool for pool in self.registry.pools.values() if pool.draining]:
@@ -329,6 +418,24 @@ class Router:
             await self._start(pool)
         await pool.check()
         self.dispatcher.stir(pool)
+
+
+def unknown(task_id: str) -> PoolsError:
+    """There is no task and no distribution of this id."""
+    return PoolsError(
+        "unknown_task",
+        f"There is no task {task_id[:80]!r}.",
+        "Check the id, or find the task with pool_search; tasks are forgotten after retention_days.",
+    )
+
+
+def key_conflict(key: str, id: str) -> PoolsError:
+    """An idempotency key stands for another request."""
+    return PoolsError(
+        "conflict",
+        f"Idempotency key {key!r} is that of {id}, another request.",
+        f'Look at that one with pool_task(task_id="{id}"), or use a new key.',
+    )
 
 
 def read_only(home: Path, config: str | None) -> AbstractAsyncContextManager[Router] | None:

@@ -267,6 +267,30 @@ class Fleet:
         """Whether a pool is a candidate for such a task."""
         return name in self._view(task_type, selector or {}).ranks
 
+    def rooms(
+        self, task_type: str, selector: Mapping[str, str] | None = None, *, all: bool = False
+    ) -> list[PoolLoad]:
+        """The candidates that several tasks may be placed on, whose turn is next first: healthy ones,
+        or when none is, or `all` are wanted, every one.
+
+        Raises `PoolsError` `unsupported` when there is no candidate.
+        """
+        view = self._view(task_type, selector or {})
+        if not view.ranks:
+            raise self._unsupported(task_type, selector or {})
+        pools = [self._pools[name] for name in view.ranks]
+        return sorted(
+            pools if all else [pool for pool in pools if pool.healthy] or pools,
+            key=lambda pool: (pool.chosen, pool.name),
+        )
+
+    def placed(self, names: Iterable[str]) -> None:
+        """Tasks were placed on these pools, the latest last: it is the others' turn next."""
+        for name in reversed(dict.fromkeys(reversed(list(names)))):
+            self._count += 1
+            self._pools[name].chosen = self._count
+            self._touch(name)
+
     def choose(
         self,
         strategy: str,

@@ -119,6 +119,11 @@ class Tool:
     def output_schema(self) -> dict[str, Any]:
         """JSON schema of the result."""
         whole = self.result.json_schema()
+        options = whole.get("anyOf")
+        if options is not None:  # a tool's result is one object, whichever it is
+            whole = _any_object([_resolved(each, whole["$defs"]) for each in options]) | {
+                "$defs": whole["$defs"]
+            }
         schema: dict[str, Any] = brief(whole, whole.get("$defs", {}))
         return schema
 
@@ -241,6 +246,18 @@ def brief(schema: Any, definitions: Mapping[str, Any], said: set[str] | None = N
     if "anyOf" in kept:
         kept = _with_null([brief(each, definitions, said) for each in kept.pop("anyOf")])
     return kept
+
+
+def _resolved(schema: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = definitions[schema["$ref"].removeprefix("#/$defs/")]
+    return found
+
+
+def _any_object(options: list[dict[str, Any]]) -> dict[str, Any]:
+    """One object that has what any of them may have, and must have what all of them must."""
+    required = [name for name in options[0]["required"] if all(name in each["required"] for each in options)]
+    properties = {name: each for option in reversed(options) for name, each in option["properties"].items()}
+    return {"type": "object", "properties": properties, "required": required}
 
 
 _TELLING: Final = frozenset(

@@ -27,7 +27,7 @@ LAYERS = {
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
     "program payload filling tabular",
     2: "plugins present bridge stores task_types adapters",
-    3: "worker commits intake pool registry dispatcher history distributor",
+    3: "worker commits intake pool registry dispatcher history live_distribution distributor balancing",
     4: "router",
     5: "tool",
     6: "tools",

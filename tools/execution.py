@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from mcp_pools.models import Cancelled, Task
+from mcp_pools.distribution import OnError, Strategy
+from mcp_pools.models import Cancelled, Distribution, Task
 from mcp_pools.tool import tool
 
 if TYPE_CHECKING:
@@ -66,6 +67,62 @@ async def pool_execute(
 
 
 @tool(
+    title="Distribute work",
+    effect="write",
+    toolset="execution",
+    open_world=True,
+    flags={"task_type": "-t", "strategy": "-s", "timeout": "-T"},
+    example="""mcp-pools distribute -t compute --payload '{"expression": "x ** 2", "items": [1, 2, 3]}' """
+    "-s map_reduce",
+)
+async def pool_distribute(
+    router: Router,
+    task_type: Annotated[str, "What to run on each item."],
+    payload: Annotated[
+        dict[str, Any],
+        "As for pool_execute, with the work list under items; {item} and {item.key} stand for it.",
+    ],
+    strategy: Annotated[
+        Strategy, "Where the items go; map_reduce folds, broadcast runs once on each pool."
+    ] = ("round_robin"),
+    pools: Annotated[list[str] | None, "Only these pools."] = None,
+    pool_filter: Annotated[str | None, "Only pools of this type."] = None,
+    selector: Annotated[dict[str, str] | None, "Labels (or region) the pools must have."] = None,
+    reduce: Annotated[
+        str, "How results become reduced: concat, sum, count, min, max, merge, or a task type."
+    ] = "concat",
+    chunk_size: Annotated[int | None, Ge(1), "Items of one task, for types that take items."] = None,
+    on_error: Annotated[OnError, "collect keeps what succeeds; fail_fast cancels the rest."] = "collect",
+    timeout: Annotated[float, Gt(0), "Seconds of running, for each attempt of a task."] = 300.0,
+    priority: Annotated[int, Ge(-100), Le(100), "Higher runs earlier."] = 0,
+    max_attempts: Annotated[int, Ge(1), Le(100), "Runs at most, when an item fails."] = 1,
+    idempotency_key: Annotated[str | None, "The same key returns the first distribution."] = None,
+    wait: Annotated[bool, "Wait for the results."] = True,
+) -> Distribution:
+    """Run one task type over many items on several pools, and return each item's outcome in order.
+
+    What fails does not stop the rest: results has each failure in its place, so do not repeat the
+    whole. A long one comes back unfinished with `next`, the call that goes on waiting.
+    """
+    return await router.distribute(
+        task_type=task_type,
+        payload=payload,
+        strategy=strategy,
+        pools=pools,
+        pool_filter=pool_filter,
+        selector=selector,
+        reduce=reduce,
+        chunk_size=chunk_size,
+        on_error=on_error,
+        timeout=timeout,
+        priority=priority,
+        max_attempts=max_attempts,
+        idempotency_key=idempotency_key,
+        wait=wait,
+    )
+
+
+@tool(
     title="Look at a task",
     effect="read",
     toolset="execution",
@@ -74,14 +131,14 @@ async def pool_execute(
 )
 async def pool_task(
     router: Router,
-    task_id: Annotated[str, "The task's id."],
+    task_id: Annotated[str, "The id of a task or of a distribution."],
     wait_seconds: Annotated[float, Ge(0), "Wait up to this long for the task to finish."] = 0.0,
     select: Annotated[str | None, "JMESPath over the result: return only this part."] = None,
     offset: Annotated[int, Ge(0), "Skip this many items of a list, or characters of a text."] = 0,
     limit: Annotated[int | None, Ge(1), "Return at most this many items or characters."] = None,
     output: Annotated[bool, "Return what the task printed as well."] = False,
-) -> Task:
-    """Look at a task: its status, why it waits or failed, and its result, whole or in part."""
+) -> Task | Distribution:
+    """Look at a task or a distribution: its status, why it waits or failed, its result, whole or in part."""
     return await router.task(
         task_id, wait_seconds=wait_seconds, select=select, offset=offset, limit=limit, output=output
     )
@@ -98,5 +155,5 @@ async def pool_task(
 async def pool_cancel(
     router: Router, task_id: Annotated[str, "The id of a task or of a distribution."]
 ) -> Cancelled:
-    """Cancel a task. What runs is stopped with everything it started, before this returns."""
+    """Cancel a task or a distribution: what runs is stopped with all it started before this returns."""
     return await router.cancel(task_id)

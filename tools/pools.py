@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from mcp_pools.models import Pool, PoolDetail, PoolList
+from mcp_pools.models import Pool, PoolDetail, PoolList, Rebalanced
 from mcp_pools.tool import tool
 
 if TYPE_CHECKING:
@@ -125,3 +125,21 @@ async def pool_close(
     Queued tasks that no other pool may run are cancelled.
     """
     return await router.close(name, force=force, drain_timeout=drain_timeout)
+
+
+@tool(
+    title="Rebalance waiting tasks",
+    effect="write",
+    toolset="pools",
+    flags={"strategy": "-s"},
+    example="mcp-pools rebalance --dry-run",
+)
+async def pool_rebalance(
+    router: Router,
+    strategy: Annotated[
+        Literal["least_loaded", "round_robin", "random"], "How to spread what waits."
+    ] = "least_loaded",
+    dry_run: Annotated[bool, "Only say what would move."] = False,
+) -> Rebalanced:
+    """Spread waiting tasks anew over the pools. What is pinned, bound by affinity or runs stays."""
+    return await router.rebalance(strategy=strategy, dry_run=dry_run)

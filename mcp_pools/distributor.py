@@ -1,0 +1,383 @@
+"""One distribution's life: many tasks that were asked for in one call.
+
+`submit` → split, judged and placed → **commit the whole, once** → its parts live their lives
+in `dispatcher` → each end is counted when it is on disk → the last one folds the results →
+**commit the end** → whoever waits wakes.
+
+1. A distribution is its parts: what became of its items is read from them, now and after a restart.
+2. Its events are few, however many parts it has: accepted, how far it is, ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from mcp_pools.distribution import FOLDS, Outcome, chunk_size, fold, place, split, verdict
+from mcp_pools.errors import PoolsError
+from mcp_pools.intake import Parts, Request, new_id, new_ids
+from mcp_pools.live_distribution import LiveDistribution
+from mcp_pools.models import Caller, Distribution
+from mcp_pools.pool import LivePool, LiveTask
+from mcp_pools.present import distribution_view, outcomes_of
+from mcp_pools.states import TERMINAL
+from mcp_pools.store import FOLD, AcceptDistribution, DistributionRow, EndDistribution, TaskRow
+
+if TYPE_CHECKING:
+    from mcp_pools.dispatcher import Dispatcher
+    from mcp_pools.intake import Intake
+    from mcp_pools.registry import Registry
+
+T = TypeVar("T")
+
+MANY: Final = 64
+"""Items from which on they are split, judged and gathered beside the event loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A distribution as it was asked for; the other arguments are in its `Request`."""
+
+    pools: Sequence[str] | None
+    pool_filter: str | None
+    reduce: str
+    chunk_size: int | None
+    on_error: str
+
+
+class Distributor:
+    """Accepts distributions and sees them through. `living` are those that have not ended, by id."""
+
+    def __init__(
+        self, registry: Registry, intake: Intake, dispatcher: Dispatcher, rng: random.Random
+    ) -> None:
+        self.living: dict[str, LiveDistribution] = {}
+        self._registry = registry
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._rng = rng
+
+    # Accepted.
+
+    async def submit(self, request: Request, wanted: Wanted, caller: Caller) -> LiveDistribution | None:
+        """Split, place and keep it, and return once it is on disk. `None`: its key is taken.
+
+        Raises:
+            PoolsError: it was refused, and nothing was kept.
+        """
+        kind = self._intake.admitted(request, caller)
+        pools = self._candidates(request, wanted)
+        rooms = [self._dispatcher.balancing.room(pool) for pool in pools]
+        broadcast = request.strategy == "broadcast"
+
+        def divided(items: int) -> list[range]:
+            return split(items, chunk_size(request.strategy, wanted.chunk_size, items, rooms))
+
+        def judged() -> Parts:
+            if broadcast:
+                return self._intake.whole(kind, request.payload, caller)
+            if kind.takes_items:
+                return self._intake.chunks(kind, request.payload, caller, divided)
+            return self._intake.filled_items(kind, request.payload, caller)
+
+        parts = await beside(judged, request.payload.get("items"))
+        if broadcast:
+            parts = replace(parts, payloads=parts.payloads * len(pools), items=[None] * len(pools))
+            places = [pool.name for pool in pools]
+        else:
+            rooms = [self._dispatcher.balancing.room(pool) for pool in pools if not pool.draining]
+            places = place(request.strategy, rooms, len(parts.payloads), self._rng)
+            self._registry.fleet.placed(places)
+        row = self._row(request, wanted, caller, parts)
+        return await self._accept(row, self._rows(row, request, caller, parts, places))
+
+    def _candidates(self, request: Request, wanted: Wanted) -> list[LivePool]:
+        """The pools it may go to: those that were named, of one type, and fit the task."""
+        named = (
+            None if wanted.pools is None else {self._registry.accepting(name).name for name in wanted.pools}
+        )
+        loads = self._registry.fleet.rooms(
+            request.task_type, request.selector, all=request.strategy == "broadcast"
+        )
+        found = [
+            pool
+            for pool in (self._registry.pools[load.name] for load in loads)
+            if (named is None or pool.name in named)
+            and (wanted.pool_filter is None or self._registry.is_of_type(pool, wanted.pool_filter))
+        ]
+        if not found:
+            asked = f"among {sorted(named)}" if named is not None else f"of type {wanted.pool_filter!r}"
+            raise PoolsError(
+                "unsupported",
+                f"No open pool {asked} takes task type {request.task_type!r}.",
+                "Leave pools and pool_filter out, or name pools that pool_list shows.",
+            )
+        return found
+
+    def _row(self, request: Request, wanted: Wanted, caller: Caller, parts: Parts) -> DistributionRow:
+        return DistributionRow(
+            distribution_id=new_id("d"),
+            task_type=request.task_type,
+            caller=caller.name,
+            created_at=time.time(),
+            strategy=request.strategy,
+            reduce=wanted.reduce,
+            on_error=wanted.on_error,
+            total=sum(1 if items is None else items for items in parts.items),
+            cwd=caller.cwd,
+            idempotency_key=request.idempotency_key,
+            request_hash=digest(request, wanted),
+        )
+
+    def _rows(
+        self, row: DistributionRow, request: Request, caller: Caller, parts: Parts, places: Sequence[str]
+    ) -> list[TaskRow]:
+        common = self._intake.common(request, caller)
+        common |= {"roots": parts.roots, "distribution_id": row.distribution_id}
+        # Broadcast and named pools are where the work belongs; the rest may move among all that fit.
+        common |= {"pinned": request.strategy == "broadcast" or request.pool is not None}
+        types = {name: self._registry.pools[name].row.spec.type for name in set(places)}
+        ids = new_ids("t", len(places))
+        return [
+            TaskRow(
+                task_id=ids[at],
+                payload=payload,
+                part=at,
+                items=parts.items[at],
+                pool=places[at],
+                pool_type=types[places[at]],
+                **common,
+            )
+            for at, payload in enumerate(parts.payloads)
+        ]
+
+    async def _accept(self, row: DistributionRow, rows: Sequence[TaskRow]) -> LiveDistribution | None:
+        self._fail_unreachable(row, rows)
+        whole = LiveDistribution(row, [LiveTask(part) for part in rows], self._all_ended, self._one_failed)
+        parts = [part for part in whole.parts if part.row.status == "queued"]
+        self.living[whole.distribution_id] = whole
+        with self._arriving(parts):
+            kept = await self._kept(AcceptDistribution(row, rows, whole.event("queued")))
+        if not kept:
+            del self.living[whole.distribution_id]
+            return None
+        self._dispatcher.tasks.update((part.task_id, part) for part in parts)
+        self._dispatcher.enqueue_all(parts)
+        if not parts:
+            self._all_ended(whole)
+        return whole
+
+    async def _kept(self, change: AcceptDistribution) -> bool:
+        try:
+            return await self._dispatcher.commits.landed(change)
+        except BaseException:
+            self._dispatcher.commits.spawn(self._disown(change.row.distribution_id))
+            raise
+
+    @contextmanager
+    def _arriving(self, parts: Sequence[LiveTask]) -> Iterator[None]:
+        """While they are being kept, parts count as waiting on their pools."""
+        counts = Counter(part.row.pool or "" for part in parts)
+        pools = {name: self._registry.pools[name] for name in counts}
+        try:
+            for name, pool in pools.items():
+                pool.arriving += counts[name]
+                self._registry.loaded(pool)
+            yield
+        finally:
+            for name, pool in pools.items():
+                pool.arriving -= counts[name]
+                self._registry.loaded(pool)
+
+    def _fail_unreachable(self, row: DistributionRow, rows: Sequence[TaskRow]) -> None:
+        """Parts of a broadcast whose pool is ill have failed before they begin."""
+        for part in rows if row.strategy == "broadcast" else ():
+            pool = self._registry.pools[part.pool or ""]
+            if pool.health == "unhealthy":
+                message = f"Pool {part.pool} is unhealthy: {pool.reason or 'it does not answer'}."
+                error = {"code": "pool_unreachable", "message": message, "retryable": True, "details": {}}
+                part.status, part.finished_at = "failed", time.time()
+                part.error = json.dumps(error).encode()
+
+    async def _disown(self, distribution_id: str) -> None:
+        """Nobody was told of this distribution: should it be on disk after all, it is cancelled."""
+        self.living.pop(distribution_id, None)
+        await self._dispatcher.keep_cancel(distribution_id, patience=float("inf"))
+        kept = await self._registry.store.distribution(distribution_id)
+        if kept is not None and kept.finished_at is None:
+            for part in await self._registry.store.parts(distribution_id):
+                self._dispatcher.tasks.setdefault(part.task_id, LiveTask(part))
+            await self.take_up(kept)
+
+    # Recovered.
+
+    async def take_up(self, row: DistributionRow) -> None:
+        """Go on with a distribution that an earlier owner left; its unfinished parts are known already."""
+        rows = await self._registry.store.parts(row.distribution_id)
+        known = [self._dispatcher.tasks.get(part.task_id) or ended_task(part) for part in rows]
+        parts = [part for part, kept in zip(known, rows, strict=True) if kept.part != FOLD]
+        whole = LiveDistribution(row, parts, self._all_ended, self._one_failed)
+        whole.folding = next(
+            (part for part, kept in zip(known, rows, strict=True) if kept.part == FOLD), None
+        )
+        whole.cancelling = row.cancel_requested_at is not None
+        self.living[row.distribution_id] = whole
+        if whole.counts.total() == row.total:
+            self._all_ended(whole)
+        elif whole.cancelling or (row.on_error == "fail_fast" and whole.has_failed):
+            self._dispatcher.commits.spawn(self._cancel_parts(whole, "Cancelled."))
+
+    # Cancelled.
+
+    async def cancel(self, whole: LiveDistribution) -> None:
+        """Stop all that is left of it; the intent is on disk."""
+        await self._cancel_parts(whole, "Cancelled with its distribution.")
+
+    def _one_failed(self, whole: LiveDistribution) -> None:
+        if not whole.cancelling:
+            whole.cancelling = True
+            why = "Cancelled because another item failed (on_error is fail_fast)."
+            self._dispatcher.commits.spawn(self._cancel_parts(whole, why))
+
+    async def _cancel_parts(self, whole: LiveDistribution, why: str) -> None:
+        left = [part for part in whole.parts if part.task_id in self._dispatcher.tasks]
+        if whole.folding is not None and whole.folding.task_id in self._dispatcher.tasks:
+            left.append(whole.folding)
+        for part in left:
+            part.cancelling, part.why_cancelled = True, why
+        await asyncio.gather(*(self._dispatcher.cancel(part) for part in left))
+
+    # Ended.
+
+    def _all_ended(self, whole: LiveDistribution) -> None:
+        self._dispatcher.commits.spawn(self._end(whole))
+
+    async def _end(self, whole: LiveDistribution) -> None:
+        row = whole.row
+        row.status = verdict(whole.counts, row.total, row.on_error)
+        if row.cancel_requested_at is not None and whole.counts["cancelled"]:
+            row.status = "cancelled"
+        status, row.status = row.status, "running"  # it has not ended before it is folded
+        if row.strategy == "map_reduce" or row.reduce != "concat":
+            try:
+                row.reduced = await self._reduced(whole)
+            except PoolsError as error:
+                told = {
+                    "code": error.code,
+                    "message": str(error),
+                    "retryable": False,
+                    "details": error.details,
+                }
+                row.error = json.dumps(told).encode()
+        row.status, row.finished_at = status, time.time()
+        ended = EndDistribution(row, whole.event(status))
+        await self._dispatcher.commits.landed(ended, patience=float("inf"))
+        self.living.pop(whole.distribution_id, None)
+        whole.over.set()
+
+    async def _reduced(self, whole: LiveDistribution) -> bytes | None:
+        rows = [part.row for part in whole.parts]
+        if whole.folding is None and whole.row.reduce in FOLDS:
+            return await beside(partial(folded, rows, whole.row.reduce), rows)
+        if whole.folding is None:
+            results = await beside(lambda: results_of(rows), rows)
+            if not results:
+                return None
+            whole.folding = await self._fold_task(whole, results)
+        folding: LiveTask = whole.folding
+        await folding.ended.wait()
+        row = folding.row
+        if row.status != "completed":
+            error = json.loads(row.error or b"{}")
+            message = f"The fold {row.task_type!r} ended as {row.status}: {error.get('message')}"
+            details = {"task_id": row.task_id}
+            raise PoolsError(error.get("code") or "task_error", message, details=details)
+        return row.result
+
+    async def _fold_task(self, whole: LiveDistribution, results: list[Any]) -> LiveTask:
+        """The task that folds the results, on any pool that runs its type."""
+        first, row = whole.parts[0].row, whole.row
+        request = Request(
+            task_type=row.reduce,
+            payload={"items": results},
+            pool=None,
+            strategy="least_loaded",
+            selector=None,
+            affinity_key=None,
+            timeout=first.timeout,
+            priority=first.priority,
+            max_attempts=first.max_attempts,
+            idempotency_key=None,
+        )
+        caller = Caller(name=row.caller, cwd=row.cwd, depth=first.depth)
+        task = await beside(lambda: self._intake.row(request, caller), results)
+        task.distribution_id, task.part = row.distribution_id, FOLD
+        live = await self._dispatcher.accept(task, self._dispatcher.choose(task))
+        assert live is not None, "it has no idempotency key"
+        if whole.cancelling:
+            live.cancelling = True
+            await self._dispatcher.cancel(live)
+        return live
+
+    # Shown.
+
+    async def view(self, distribution_id: str) -> Distribution | None:
+        """A distribution as it stands, living or not; `None` when there is none."""
+        whole = self.living.get(distribution_id)
+        if whole is not None:
+            rows = [shown(part) for part in whole.parts]
+            row = replace(whole.row, status=whole.status)
+            return await beside(lambda: distribution_view(row, rows), rows)
+        row_kept = await self._registry.store.distribution(distribution_id)
+        if row_kept is None:
+            return None
+        kept = await self._registry.store.parts(distribution_id)
+        parts = [part for part in kept if part.part != FOLD]
+        return await beside(lambda: distribution_view(row_kept, parts), parts)
+
+
+async def beside(work: Callable[[], T], size: Any) -> T:
+    """Do work at once when it is little, else on a thread, so that nobody waits for it."""
+    few = not isinstance(size, list) or len(size) <= MANY
+    return work() if few else await asyncio.to_thread(work)
+
+
+def ended_task(row: TaskRow) -> LiveTask:
+    """A part that had ended before this owner came."""
+    live = LiveTask(row)
+    live.wake()
+    return live
+
+
+def shown(part: LiveTask) -> TaskRow:
+    """A part's row as it may be shown: an end that is not on disk yet has not happened."""
+    if part.row.status in TERMINAL and not part.is_over:
+        return replace(part.row, status="running", result=None, error=None)
+    return part.row
+
+
+def results_of(rows: Iterable[TaskRow]) -> list[Any]:
+    """The results of the items that succeeded, in their order."""
+    found: list[Outcome] = [outcome for row in rows for outcome in outcomes_of(row)]
+    return [outcome.result for outcome in found if outcome.status == "completed"]
+
+
+def folded(rows: Iterable[TaskRow], how: str) -> bytes:
+    """The results of the items that succeeded, folded, as JSON."""
+    return json.dumps(fold(how, results_of(rows)), ensure_ascii=False).encode()
+
+
+def digest(request: Request, wanted: Wanted) -> str | None:
+    """The same for the same request; of one without a key, nothing."""
+    if request.idempotency_key is None:
+        return None
+    told = [request.digest(), *(getattr(wanted, name) for name in wanted.__dataclass_fields__)]
+    return json.dumps(told, default=list)
