@@ -15,7 +15,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
 from mcp_pools.errors import PoolsError
@@ -60,8 +60,8 @@ class Worktree:
         path = f"{checkout}.worktrees/{branch.replace('/', '-')}"
         if os.path.lexists(path):
             _fail(f"{path!r} is there already.", "Remove it, or name another branch.")
-        tree = cls(checkout, path, branch, base.stdout.strip(), os.path.join(path, _prefix(cwd, env)), env)
-        return tree._added()
+        directory = os.path.normpath(os.path.join(path, os.path.relpath(os.path.realpath(cwd), checkout)))
+        return cls(checkout, path, branch, base.stdout.strip(), directory, env)._added()
 
     def _added(self) -> Worktree:
         added = self._at_checkout("worktree", "add", "--quiet", "-b", self.branch, self.path, self.base)
@@ -70,7 +70,7 @@ class Worktree:
             _fail(f"git could not make the worktree {self.path!r}.", "Read stderr in the details.", added)
         if os.path.isdir(self.directory):
             return self
-        return Worktree(self.checkout, self.path, self.branch, self.base, self.path, self.env)
+        return replace(self, directory=self.path)
 
     def finish(self) -> dict[str, Any] | None:
         """Remove it and its branch if nothing changed, and say `None`; else say what it holds.
@@ -92,11 +92,10 @@ class Worktree:
         }
 
     def _commits(self) -> int:
-        """Those on the branch, and those of whatever is checked out instead of it."""
-        ref = f"refs/heads/{self.branch}"
-        there = self._at_checkout("show-ref", "--verify", "--quiet", ref).returncode == 0
-        counted = self._inside("rev-list", "--count", "HEAD", *([ref] if there else []), f"^{self.base}")
-        return int(counted or 0)
+        """Those on the branch, or on whatever is checked out instead of it."""
+        branch = self._at_checkout("rev-list", "--count", f"refs/heads/{self.branch}", f"^{self.base}").stdout
+        here = self._inside("rev-list", "--count", "HEAD", f"^{self.base}")
+        return max(int(branch or 0), int(here or 0))
 
     def _changed(self) -> list[str]:
         known = self._inside("diff", "--name-only", "--no-ext-diff", "--no-renames", "-z", self.base)
@@ -134,10 +133,6 @@ def _checkout(cwd: str, env: Mapping[str, str]) -> str:
             found,
         )
     return found.stdout.removesuffix("\n")
-
-
-def _prefix(cwd: str, env: Mapping[str, str]) -> str:
-    return _git(cwd, env, "rev-parse", "--show-prefix").stdout.removesuffix("\n")
 
 
 def _new_branch(checkout: str, branch: str, env: Mapping[str, str]) -> None:
