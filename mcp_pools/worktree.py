@@ -12,9 +12,10 @@ checkout of it. Standard library only: workers import it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
 
@@ -64,9 +65,11 @@ class Worktree:
         return cls(checkout, path, branch, base.stdout.strip(), directory, env)._added()
 
     def _added(self) -> Worktree:
-        added = self._at_checkout("worktree", "add", "--quiet", "-b", self.branch, self.path, self.base)
+        with self._alone():
+            added = self._at_checkout("worktree", "add", "--quiet", "-b", self.branch, self.path, self.base)
+            if added.returncode:
+                self._forget_branch()
         if added.returncode:
-            self._forget_branch()
             _fail(f"git could not make the worktree {self.path!r}.", "Read stderr in the details.", added)
         if os.path.isdir(self.directory):
             return self
@@ -104,12 +107,24 @@ class Worktree:
 
     def _removed(self) -> bool:
         """Whether git removes it: it looks once more, and keeps what holds anything."""
-        if self._at_checkout("worktree", "remove", self.path).returncode:
-            return False
-        self._forget_branch()
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(self.path))  # unless other worktrees lie there
+        with self._alone():
+            if self._at_checkout("worktree", "remove", self.path).returncode:
+                return False
+            self._forget_branch()
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(self.path))  # unless other worktrees lie there
         return True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One at a time in one repository: git trips over worktrees that are half made or half removed."""
+        common = self._at_checkout("rev-parse", "--git-common-dir").stdout.removesuffix("\n")
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):  # not every file system has locks
+                directory = os.open(os.path.join(self.checkout, common), os.O_RDONLY | os.O_DIRECTORY)
+                held.callback(os.close, directory)
+                fcntl.flock(directory, fcntl.LOCK_EX)
+            yield
 
     def _forget_branch(self) -> None:
         """Delete the branch, if it still is where it started."""

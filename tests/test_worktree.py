@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,14 @@ def test_one_that_the_agent_has_broken_does_not_fail_the_task(checkout: Path) ->
     assert kept is not None and kept["path"] == tree.path and Path(tree.path, "sub/file").exists()
 
 
+def test_a_repository_that_the_agent_has_removed_does_not_fail_the_task(checkout: Path) -> None:
+    """The worktree is still there, whatever it is worth."""
+    tree = add(checkout)
+    shutil.rmtree(checkout)
+    kept = tree.finish()
+    assert kept is not None and Path(kept["path"], "sub/file").exists()
+
+
 def test_commits_outlive_a_worktree_that_the_agent_has_removed(checkout: Path) -> None:
     """They are on its branch."""
     tree = add(checkout)
@@ -210,6 +220,17 @@ def test_without_git_it_says_what_to_install(checkout: Path, tmp_path: Path) -> 
     """The agent may run without."""
     with pytest.raises(PoolsError, match="Install git"):
         Worktree.add(str(checkout), "work", {"PATH": str(tmp_path)})
+
+
+def test_many_at_once_do_not_hinder_each_other(checkout: Path) -> None:
+    """Several agents may work on one repository; git alone would fail."""
+
+    def one(number: int) -> object:
+        return add(checkout, f"work-{number}").finish()
+
+    with ThreadPoolExecutor(6) as threads:
+        assert set(threads.map(one, range(60))) == {None}
+    assert nothing_left(checkout)
 
 
 def test_a_worktree_has_worktrees_too(checkout: Path) -> None:
