@@ -269,7 +269,7 @@ class Registry:
         pool.draining = False
         if pool.adapter is not None:
             pool.resize()
-        self.loaded(pool)
+        self.fleet.put(pool.load())
         return pool
 
     def is_implied(self, pool: LivePool) -> bool:

@@ -75,8 +75,11 @@ async def test_the_implied_pool_can_be_given_a_definition(open_router: Any, gate
     async with open_router() as router:
         task = await pool_execute(router, **gate.task, wait=False)
         await gate.entered()
-        pool = await pool_register(router, name="local", type="local", max_workers=3)
+        pool = await pool_register(router, name="local", type="local", max_workers=3, labels={"gpu": "1"})
         assert pool.max_workers == 3 and pool.workers.busy == 1
+        assert (
+            await pool_execute(router, task_type="echo", payload={}, selector={"gpu": "1"})
+        ).pool == "local"
         gate.open()
         assert (await pool_task(router, task.task_id, wait_seconds=20)).status == "completed"
     async with open_router() as router:
