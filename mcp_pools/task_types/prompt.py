@@ -49,6 +49,8 @@ def run(payload: dict[str, Any], context: Context) -> dict[str, Any]:
     try:
         said = run_program(argv, context, cwd=cwd, within=within, stdin=stdin, tail_bytes=KEPT_BYTES)
     except PoolsError as error:
+        if "exit_code" in error.details:
+            error.next = "Read text and stderr in the error's details."
         error.details = _result(error.details, tree)
         raise
     return _result(said, tree)
@@ -61,7 +63,7 @@ def _command(prompt: str, context: Context) -> tuple[list[str], str | None]:
         raise PoolsError("unsupported", "This worker is no agent's.", "Use a pool whose worker_type is one.")
     (program, *arguments), stdin = agent.command(prompt)
     found = shutil.which(program, path=context.env.get("PATH", os.defpath))
-    if found is None:
+    if found is None or not os.path.isabs(found):  # a relative PATH leads into whatever cwd holds
         raise PoolsError(
             "task_error", f"There is no program {program!r}, which this pool runs.", installing(program)
         )

@@ -127,6 +127,7 @@ async def test_an_agent_that_fails_fails_its_task(open_agents: Any, order: str, 
     async with open_agents() as router:
         task = await told(router, "say so far", "mutter no further", order)
     assert task.status == "failed" and task.error is not None and task.error.code == "task_error"
+    assert "Read text and stderr" in task.error.message
     said = PromptResult.model_validate(task.error.details)
     assert (said.exit_code, said.text, said.stderr) == (status, "so far\n", "no further\n")
 
@@ -202,6 +203,23 @@ async def test_a_long_prompt_arrives_by_standard_input_alone(open_agents: Any) -
             router, task_type="prompt", payload={"prompt": long}, pool="verbatim-by-argument"
         )
         assert task.error is not None and "200000 bytes" in task.error.message
+
+
+def test_no_program_of_the_directory_itself_is_run(
+    context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though PATH has relative parts: it may be a stranger's."""
+    program = tmp_path / "agent-here"
+    program.write_text("#!/bin/sh\necho ran\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    context.agent = Agent(argv=("agent-here",))
+    context.env = {"PATH": f"{tmp_path}"}
+    assert prompt.run({"prompt": "hello"}, context)["text"] == "ran\n"
+    for path in (".", ":/bin"):
+        context.env = {"PATH": path}
+        with pytest.raises(PoolsError, match="There is no program"):
+            prompt.run({"prompt": "hello"}, context)
 
 
 def test_a_long_answer_keeps_its_end(context: Any) -> None:
