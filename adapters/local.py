@@ -214,9 +214,9 @@ class LocalPool:
             return
         self._count += 1
         worker_id = f"{self.spec.name}-{self._count}-{os.urandom(4).hex()}"
-        environment, limit = self._surroundings.environment, int(self._option("memory_limit_bytes"))
+        limit = int(self._option("memory_limit_bytes"))
         try:
-            process = WorkerProcess(worker_id, self._surroundings.directory, environment, limit)
+            process = WorkerProcess(worker_id, self._surroundings, limit)
         except OSError as error:
             self._failed(f"a worker cannot be started: {error}")
             return

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mcp_pools.agents import Agent
 from mcp_pools.models import Health, PoolSpec, Worker
 
 
@@ -109,11 +110,13 @@ class Surroundings:
 
     `directory` is the pool's own, kept between owners. `environment` is all that the
     children of tasks may see of the owner's. `memory_bytes` limits each worker; 0: nothing.
+    `agent` is what the pool's worker type stands for; `None` for Python.
     """
 
     directory: Path
     environment: Mapping[str, str]
     memory_bytes: int = 0
+    agent: Agent | None = None
 
 
 class Adapter(Protocol):

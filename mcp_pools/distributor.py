@@ -101,9 +101,10 @@ class Distributor:
 
     def _candidates(self, request: Request, wanted: Wanted) -> list[LivePool]:
         """The pools it may go to: those that were named, of one type, and fit the task."""
-        named = (
-            None if wanted.pools is None else {self._registry.accepting(name).name for name in wanted.pools}
-        )
+        named = None
+        if wanted.pools is not None:
+            accepting = self._registry.accepting
+            named = {accepting(name, request.task_type).name for name in wanted.pools}
         loads = self._registry.fleet.rooms(
             request.task_type, request.selector, all=request.strategy == "broadcast"
         )

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from mcp_pools import __version__
+from mcp_pools.agents import installing, known
+from mcp_pools.errors import PoolsError
 from mcp_pools.home import Hello, Home, connect
+from mcp_pools.policy import Judge
 from mcp_pools.terminal.views import size
 
 Verdict = Literal["ok", "warning", "failed"]
@@ -53,6 +56,7 @@ def report(config: str | None = None, home: Home | None = None) -> dict[str, Any
         owner(place),
         round_trip(place, config),
         *extras(),
+        *agents(place, config),
         client(),
     ]
     verdicts = {each.status for each in found}
@@ -166,6 +170,35 @@ def _extra(name: str, there: bool) -> Check:
     if there:
         return Check(f"extra {name}", "ok", "installed")
     return Check(f"extra {name}", "ok", "not installed", f"pip install 'mcp-pools[{name}]'")
+
+
+def agents(
+    home: Home, config: str | None = None, find: Callable[[str], str | None] = shutil.which
+) -> list[Check]:
+    """Each agent CLI that `allow.prompts` names, and whether its program is here."""
+    from mcp_pools.settings import load
+
+    try:
+        settings = load(config_file=config, home=home.path)
+    except PoolsError as wrong:
+        return [Check("configuration", "failed", wrong.message, wrong.next)]
+    judge = Judge(settings.allow, (), "/")
+    there = known(settings.agents).items()
+    return [_agent(name, agent.argv[0], find) for name, agent in there if _may_prompt(judge, name)]
+
+
+def _may_prompt(judge: Judge, worker_type: str) -> bool:
+    try:
+        return bool(judge.prompt(worker_type))
+    except PoolsError:
+        return False
+
+
+def _agent(name: str, program: str, find: Callable[[str], str | None]) -> Check:
+    found = find(program)
+    if found:
+        return Check(f"agent {name}", "ok", found)
+    return Check(f"agent {name}", "warning", f"there is no program {program!r}", installing(program))
 
 
 def client(find: Callable[[str], str | None] = shutil.which) -> Check:

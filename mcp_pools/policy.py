@@ -242,6 +242,15 @@ class Judge:
         """`worker_type` when `allow.prompts` names it."""
         return self._named("worker type", worker_type, "prompts", self.allow.prompts)
 
+    def prompts(self) -> None:
+        """Refuse a prompt while `allow.prompts` names nothing: no pool could run it, now or later."""
+        if not self.allow.prompts:
+            raise PoolsError(
+                "not_allowed",
+                "No agent is allowed to run prompts.",
+                "Add a worker type, such as terminal-claude, to allow.prompts in the configuration file.",
+            )
+
     def endpoint(self, url: str) -> str:
         """`url` when `allow.endpoints` names it."""
         return self._named("endpoint", url, "endpoints", self.allow.endpoints)

@@ -18,8 +18,6 @@ from mcp_pools.secret import masked
 from mcp_pools.store import EventRow, PoolRow, TaskRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from mcp_pools.adapter import Adapter, Slot
 
 ProgressReport = Callable[[float, float | None, str | None], None]
@@ -134,11 +132,13 @@ class LiveTask:
 class LivePool:
     """A pool that is open, or draining on its way to be closed."""
 
-    def __init__(self, row: PoolRow, quotas: Quotas) -> None:
+    def __init__(self, row: PoolRow, quotas: Quotas, types: frozenset[str] = ANY) -> None:
         self.row = row
         self.quotas = quotas
         self.adapter: Adapter | None = None
         """`None` when nobody owns the home and only the store is looked at."""
+        self.types = types
+        """The task types it runs."""
         self.queue: PoolQueue[LiveTask] = PoolQueue()
         self.running: dict[str, LiveTask] = {}
         """By attempt id: reserved, launched, or being committed as such."""
@@ -186,7 +186,7 @@ class LivePool:
             queued=self.queued,
             healthy=self.health != "unhealthy",
             open=not self.draining,
-            types=ANY,
+            types=self.types,
             labels=self.row.spec.labels,
             region=self.row.spec.region,
         )
@@ -200,14 +200,14 @@ class LivePool:
             return "draining"
         return {"healthy": "running", "degraded": "degraded", "unhealthy": "failed"}[self.health]  # type: ignore[return-value]
 
-    def view(self, task_types: Iterable[str]) -> Pool:
+    def view(self) -> Pool:
         """The pool as `pool_list` shows it."""
         return pool_view(
             self.row,
             status=self.status,
             workers=self.adapter.workers if self.adapter else (),
             queue_size=len(self.queue),
-            task_types=sorted(task_types),
+            task_types=sorted(self.types),
         )
 
     def task(self, live: LiveTask, *, whole_output: bool = False) -> Task:

@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -39,8 +39,11 @@ def run_program(
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     tail_bytes: int = TAIL_BYTES,
+    within: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Run `argv` in `cwd` (none: the caller's directory) with `stdin` and the variables of `env`.
+
+    `within`: the real paths of directories that `cwd` must lie in, if not the task's roots.
 
     Returns:
         `{"exit_code", "stdout", "stderr", "stdout_bytes", "stderr_bytes",
@@ -52,6 +55,7 @@ def run_program(
             is killed; `details` then holds the same facts. `not_allowed` when its
             directory left the allowed ones since it was judged.
     """
+    _judge_again(cwd or context.cwd, context, context.roots if within is None else within)
     process = _start(argv, cwd or context.cwd, env or {}, stdin, context)
     with process:
         tails = _Streams(process, context, (stdin or "").encode(), tail_bytes).run()
@@ -74,16 +78,19 @@ def _how_it_ended(program: str, code: int) -> str:
     return f"{program!r} was killed by {name} ({-code})."
 
 
-def _start(
-    argv: list[str], cwd: str, env: Mapping[str, str], stdin: str | None, context: Context
-) -> subprocess.Popen[bytes]:
-    # Judged when accepted; a symlink may have changed since.
-    if os.path.realpath(cwd) != os.path.realpath(context.cwd) and not inside(cwd, context.roots):
+def _judge_again(cwd: str, context: Context, roots: Sequence[str]) -> None:
+    """It was judged when the task was accepted; a symlink may have changed since."""
+    if os.path.realpath(cwd) != os.path.realpath(context.cwd) and not inside(cwd, roots):
         raise PoolsError(
             "not_allowed",
             f"The directory {cwd!r} is no longer inside the allowed directories.",
             "Add it to allow.roots in the configuration file.",
         )
+
+
+def _start(
+    argv: list[str], cwd: str, env: Mapping[str, str], stdin: str | None, context: Context
+) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             argv,

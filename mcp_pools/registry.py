@@ -12,12 +12,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp_pools import plugins
+from mcp_pools import agents, plugins
 from mcp_pools.adapter import AdapterEvent, Launch, Surroundings
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.home import Home
 from mcp_pools.models import Health, HealthReport, Pool, PoolDetail, PoolList, PoolSpec
-from mcp_pools.policy import child_environment
+from mcp_pools.policy import Judge, child_environment
 from mcp_pools.pool import LivePool
 from mcp_pools.present import metrics_view
 from mcp_pools.routing import Fleet
@@ -47,6 +47,9 @@ class Registry:
         self.settings = settings
         self.home = Home(settings.home)
         self.task_types = task_types
+        # Shared by all pools, so that routing compares the sets by identity.
+        self._prompted = frozenset({agents.PROMPT})
+        self._handled = frozenset(task_types) - self._prompted
         self.store = SqliteStore(settings.home / "pools.db", sync=settings.durable_sync)
         self.fleet = Fleet(settings.max_queue)
         self.quotas = settings.quotas()
@@ -118,7 +121,8 @@ class Registry:
         return PoolRow(pool_id=pool_id, spec=spec, fixed_workers=fixed, configured=True, created_at=created)
 
     def _know(self, row: PoolRow) -> LivePool:
-        pool = LivePool(row, self.quotas)
+        python = row.spec.worker_type == agents.PYTHON
+        pool = LivePool(row, self.quotas, self._handled if python else self._prompted)
         self.pools[pool.name] = pool
         self.fleet.put(pool.load())
         return pool
@@ -133,9 +137,15 @@ class Registry:
             raise PoolsError("unknown_pool", f"There is no pool {name!r}.", nearest(name, self.pools))
         return pool
 
-    def accepting(self, name: str) -> LivePool:
-        """A pool that may take one more task; raises `PoolsError` when it may not."""
+    def accepting(self, name: str, task_type: str) -> LivePool:
+        """A pool that may take one more task of a type; raises `PoolsError` when it may not."""
         pool = self.pool(name)
+        if task_type not in pool.types:
+            raise PoolsError(
+                "unsupported",
+                f"Pool {name!r} does not run {task_type!r}; it runs {', '.join(sorted(pool.types))}.",
+                "Name another pool, or none.",
+            )
         if pool.draining:
             raise PoolsError(
                 "conflict", f"Pool {name!r} is closing.", "Use another pool; pool_list shows them."
@@ -153,7 +163,7 @@ class Registry:
 
     def view(self, pool: LivePool) -> Pool:
         """A pool as it stands."""
-        return pool.view(self.task_types)
+        return pool.view()
 
     def list(self, *, active_only: bool = False, by_type: str | None = None) -> PoolList:
         """All pools, or those that match, by name."""
@@ -216,7 +226,7 @@ class Registry:
     async def _start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
         try:
             kind = plugins.adapter(pool.row.spec.type, self.settings.adapters)
-            adapter = kind(pool.row.spec, self._surroundings(pool.name))
+            adapter = kind(pool.row.spec, self._surroundings(pool.row.spec))
             await pool.scope.enter_async_context(adapter.run(partial(self.sink, pool), orphans))
         except Exception as error:  # one sick pool hurts nobody
             pool.health, pool.reason = "unhealthy", f"it does not open: {error}"
@@ -225,11 +235,17 @@ class Registry:
             pool.resize()
         self.loaded(pool)
 
-    def _surroundings(self, name: str) -> Surroundings:
+    def _surroundings(self, spec: PoolSpec) -> Surroundings:
+        """What a pool's adapter gets; raises `PoolsError` for a worker type unknown or not allowed."""
+        agent, passed = agents.resolve(spec.worker_type, self.settings.agents), self.settings.child_env
+        if agent is not None:
+            Judge(self.settings.allow, (), "/").prompt(spec.worker_type)
+            passed = [*passed, *agent.env]
         return Surroundings(
-            directory=self.home.run_dir / name,
-            environment=child_environment(os.environ, self.settings.child_env),
+            directory=self.home.run_dir / spec.name,
+            environment=child_environment(os.environ, passed),
             memory_bytes=self.settings.worker_memory_limit_bytes or 0,
+            agent=agent,
         )
 
     async def register(
@@ -242,10 +258,14 @@ class Registry:
 
     async def _register(self, name: str, spec: PoolSpec) -> LivePool:
         known = self.pools.get(name)
-        if known is not None and (known.draining or not self.is_implied(known)):
+        if known is not None and (
+            known.draining
+            or not self.is_implied(known)
+            or spec.worker_type != known.row.spec.worker_type  # it has work that the new one could not do
+        ):
             return self._unchanged(known, spec)
         kind = plugins.adapter(spec.type, self.settings.adapters)
-        kind(spec, self._surroundings(name))  # refuses a definition it cannot serve
+        kind(spec, self._surroundings(spec))  # refuses a definition it cannot serve
         row = PoolRow(pool_id=new_pool_id(), spec=spec, created_at=time.time())
         await self.store.commit(PutPool(row, EventRow(at=row.created_at, kind="pool.registered", pool=name)))
         if known is not None and spec.type == known.row.spec.type:
@@ -260,7 +280,7 @@ class Registry:
         pool.draining = False
         if pool.adapter is not None:
             pool.resize()
-        self.loaded(pool)
+        self.fleet.put(pool.load())
         return pool
 
     def is_implied(self, pool: LivePool) -> bool:

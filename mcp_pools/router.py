@@ -126,7 +126,9 @@ class Router:
         row = self._intake.row(request, self.caller)
         known = await self._already(row)
         if known is None:
-            chosen = self.dispatcher.choose(row) if pool is None else self.registry.accepting(pool)
+            chosen = (
+                self.dispatcher.choose(row) if pool is None else self.registry.accepting(pool, row.task_type)
+            )
             live = await self.dispatcher.accept(row, chosen)
             if live is not None:
                 self.accepted.append(row.task_id)

@@ -20,6 +20,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import Final, Literal, get_args
 
+from mcp_pools.agents import HOW_TO_REGISTER, PROMPT
 from mcp_pools.errors import PoolsError, nearest
 
 Strategy = Literal["least_loaded", "round_robin", "random", "affinity", "map_reduce"]
@@ -401,11 +402,10 @@ class Fleet:
             wanted += " with " + ", ".join(f"{key}={value}" for key, value in selector.items())
         there = "; ".join(map(_described, islice(self._pools.values(), 5))) or "none"
         more = f"; and {len(self) - 5} more" if len(self) > 5 else ""
-        return PoolsError(
-            "unsupported",
-            f"No open pool runs {wanted}. Pools: {there}{more}.",
-            "Register a pool that does with pool_register, or ask for what pool_list shows.",
-        )
+        next = "Register a pool that does with pool_register, or ask for what pool_list shows."
+        if task_type == PROMPT:
+            next = HOW_TO_REGISTER
+        return PoolsError("unsupported", f"No open pool runs {wanted}. Pools: {there}{more}.", next)
 
 
 def rendezvous(key: str, names: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from mcp_pools.agents import PYTHON, Agent
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.models import Allow, PoolSpec
 from mcp_pools.quotas import Limit, Quotas
@@ -134,6 +135,8 @@ class Settings(BaseModel):
     """Pools by name; a list whose entries carry a `name` is taken too."""
     allow: Allow = Allow()
     secrets: dict[str, SecretSource] = {}
+    agents: dict[str, Agent] = {}
+    """Agent CLIs by worker type, beside the built-in ones or in their place."""
     task_modules: list[str] = []
     plugins: list[str] = []
     """Task types of other distributions (entry points) to offer, by name."""
@@ -176,6 +179,13 @@ class Settings(BaseModel):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @field_validator("agents")
+    @classmethod
+    def _no_other_python(cls, agents: dict[str, Agent]) -> dict[str, Agent]:
+        if PYTHON in agents:
+            raise ValueError(f"must not call an agent {PYTHON!r}, the worker type of all other pools")
+        return agents
 
     @field_validator("pools", mode="before")
     @classmethod
@@ -441,6 +451,8 @@ def _known(place: list[str]) -> list[str]:
             return list(LimitDefinition.model_fields)
         case ["secrets", _, _]:
             return list(SecretSource.model_fields)
+        case ["agents", _, _]:
+            return [field.name for field in fields(Agent)]
         case ["allow", _]:
             return [field.name for field in fields(Allow)]
         case _:

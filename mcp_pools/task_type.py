@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from mcp_pools.agents import Agent
     from mcp_pools.policy import Judge
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,6 +47,8 @@ class Context(Protocol):
     """The directories this task may read files from, as real paths; checked again here."""
     env: Mapping[str, str]
     """The whole environment a child process gets, `MCP_POOLS_ATTEMPT` included."""
+    agent: Agent | None
+    """What this worker runs prompts with; `None` for a worker that runs handlers."""
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the work is; the latest word replaces the earlier ones."""

@@ -11,7 +11,8 @@ crash of the router, whoever comes next reads there which launches had started.
 
 Standard library only, so that a worker starts fast: `python -m mcp_pools.worker FACTS`
 with the JSON object {"channel": fd, "lifeline": fd, "journal": path, "memory": byte limit
-or 0, "hide": [names of variables that handlers and their children must not see]}.
+or 0, "agent": the fields of the `Agent` that the pool's worker type stands for, or null,
+"hide": [names of variables that handlers and their children must not see]}.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mcp_pools import wire
+from mcp_pools.agents import Agent
 from mcp_pools.errors import PoolsError
 from mcp_pools.processes import descendants, kill
 from mcp_pools.task_type import call
@@ -74,7 +76,8 @@ def main() -> None:
         for name in facts["hide"]:
             os.environ.pop(name, None)
         os.set_inheritable(facts["channel"], False)
-        Executor(socket.socket(fileno=facts["channel"]), (out, into), facts["journal"]).run()
+        agent = None if facts["agent"] is None else Agent(**facts["agent"])
+        Executor(socket.socket(fileno=facts["channel"]), (out, into), facts["journal"], agent).run()
     os.close(facts["channel"])
     os.close(into)
     guard(executor, socket.socket(fileno=facts["lifeline"]), out)
@@ -161,10 +164,14 @@ class Executor:
         channel: where packets come from and go to.
         pipe: both ends of the pipe that holds what is printed.
         journal: path of the file that keeps the number of the latest launch started.
+        agent: what runs prompts here.
     """
 
-    def __init__(self, channel: socket.socket, pipe: tuple[int, int], journal: str) -> None:
+    def __init__(
+        self, channel: socket.socket, pipe: tuple[int, int], journal: str, agent: Agent | None
+    ) -> None:
         self.channel = channel
+        self.agent = agent
         self.attempt_id = ""
         self.environment = dict(os.environ)
         self._out, self._into = pipe
@@ -302,6 +309,7 @@ class Running:
         self.attempt: int = facts["attempt"]
         self.cwd: str = facts["cwd"]
         self.roots: tuple[str, ...] = tuple(facts["roots"])
+        self.agent = executor.agent
         self.env: Mapping[str, str] = {
             **executor.environment,
             "MCP_POOLS_DEPTH": str(facts["depth"] + 1),

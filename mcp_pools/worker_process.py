@@ -13,12 +13,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mcp_pools import processes, wire
-from mcp_pools.adapter import Launch
+from mcp_pools.adapter import Launch, Surroundings
 
 MARK: Final = "MCP_POOLS_WORKER"
 """The variable that every process of a worker, forks included, starts with."""
@@ -49,9 +49,10 @@ class Exit:
 class WorkerProcess:
     """A worker that has been started. Its files are made first, so none exists unrecorded."""
 
-    def __init__(self, worker_id: str, directory: Path, environment: Mapping[str, str], memory: int) -> None:
+    def __init__(self, worker_id: str, surroundings: Surroundings, memory: int) -> None:
+        environment, agent = surroundings.environment, surroundings.agent
         self.worker_id = worker_id
-        self.journal = Journal.create(directory / worker_id)
+        self.journal = Journal.create(surroundings.directory / worker_id)
         self.channel, self._theirs = wire.pair()
         self._lifeline, far = socket.socketpair()
         self._oom_kills = processes.out_of_memory_kills()
@@ -60,6 +61,7 @@ class WorkerProcess:
             "lifeline": far.fileno(),
             "journal": str(self.journal.path),
             "memory": memory,
+            "agent": None if agent is None else asdict(agent),
             "hide": [name for name in (MARK, "PYTHONPATH") if name not in environment],
         }
         try:

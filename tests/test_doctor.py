@@ -121,6 +121,27 @@ def test_extras_name_the_command_that_installs_them() -> None:
     assert all(each.finding == "installed" for each in doctor.extras(lambda module: True))
 
 
+def test_each_agent_that_is_allowed_is_looked_for(home: Home, tmp_path: Path) -> None:
+    """The others are nobody's concern; a missing program comes with what installs it."""
+    config = tmp_path / "config.yaml"
+    config.write_text("agents: {mine: {argv: [mine, -p]}}\nallow: {prompts: ['terminal-c*', mine]}\n")
+    found = doctor.agents(home, str(config), {"mine": "/bin/mine"}.get)
+    assert [(each.check, each.status) for each in found] == [
+        ("agent terminal-claude", "warning"),
+        ("agent mine", "ok"),
+    ]
+    assert "npm install -g" in found[0].next and found[1].finding == "/bin/mine"
+    assert doctor.agents(home) == []
+
+
+def test_a_configuration_that_is_wrong_fails(home: Home, tmp_path: Path) -> None:
+    """With its own words."""
+    config = tmp_path / "config.yaml"
+    config.write_text("agnets: {}\n")
+    (found,) = doctor.agents(home, str(config))
+    assert (found.check, found.status, found.next) == ("configuration", "failed", "Did you mean 'agents'?")
+
+
 def test_a_client_gets_its_command() -> None:
     assert "claude mcp add" in doctor.client(lambda name: "/bin/claude").next
     assert "mcp-pools serve" in doctor.client(lambda name: None).next

@@ -198,3 +198,23 @@ async def test_nobody_answers_at_a_server_that_is_not_there(machine: Machine) ->
             arguments = ["x", "--workers", "1"]
         done = machine.console(tool.command, *arguments, "--server", "http://127.0.0.1:9")
         assert (done.returncode, "http://127.0.0.1:9" in done.stderr) == (4, True), (name, done.stderr)
+
+
+async def test_an_agent_may_start_agents_only_so_deep(machine: Machine) -> None:
+    """It does so through the console, like anybody; how deep it is, its environment says."""
+    orders = {"prompt": "console execute -t prompt --payload @orders.json -f json"}
+    (machine.directory / "orders.json").write_text(json.dumps(orders))
+    program = [sys.executable, str(Path(__file__).parent / "agent_program.py")]
+    machine.environment |= {
+        "MCP_POOLS_AGENTS": json.dumps({"mine": {"argv": program, "env": ["MCP_POOLS_HOME"]}}),
+        "MCP_POOLS_POOLS": json.dumps({"agents": {"worker_type": "mine", "max_workers": 4}}),
+        "MCP_POOLS_ALLOW": json.dumps({"prompts": ["mine"]}),
+    }
+    task = machine.answer("execute", "-t", "prompt", "--payload", "@orders.json", "-f", "json")
+    for depth in (1, 2):
+        printed, _, status = task["result"]["text"].strip().rpartition("\n")
+        assert status == "exit 0", f"{depth}: {task}"
+        task = json.loads(printed)
+    said = task["result"]["text"]
+    assert "would be 3 tasks deep; max_depth is 2" in said and said.endswith("exit 2\n")
+    assert len(machine.answer("search", "-f", "json")["tasks"]) == 3

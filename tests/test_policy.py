@@ -310,6 +310,17 @@ def test_globs_name_worker_types_endpoints_and_images() -> None:
     assert judging.image("python:3.13-slim")
     with pytest.raises(PoolsError):
         judging.image("evil/python:3")
+    with pytest.raises(PoolsError) as error:
+        judging.prompt("python")
+    assert refused(error, "prompts")
+
+
+def test_no_prompt_is_taken_while_no_worker_type_is_allowed() -> None:
+    """Which one it will be is not known yet."""
+    judge(prompts=("terminal-claude",)).prompts()
+    with pytest.raises(PoolsError) as error:
+        judge().prompts()
+    assert refused(error, "prompts")
 
 
 def test_a_payload_sets_only_allowed_variables_and_never_ours() -> None:

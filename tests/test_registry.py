@@ -10,6 +10,7 @@ from waiting import until
 
 from mcp_pools import Router
 from mcp_pools.errors import PoolsError
+from mcp_pools.models import Allow
 from mcp_pools.tools import (
     pool_close,
     pool_execute,
@@ -74,8 +75,11 @@ async def test_the_implied_pool_can_be_given_a_definition(open_router: Any, gate
     async with open_router() as router:
         task = await pool_execute(router, **gate.task, wait=False)
         await gate.entered()
-        pool = await pool_register(router, name="local", type="local", max_workers=3)
+        pool = await pool_register(router, name="local", type="local", max_workers=3, labels={"gpu": "1"})
         assert pool.max_workers == 3 and pool.workers.busy == 1
+        assert (
+            await pool_execute(router, task_type="echo", payload={}, selector={"gpu": "1"})
+        ).pool == "local"
         gate.open()
         assert (await pool_task(router, task.task_id, wait_seconds=20)).status == "completed"
     async with open_router() as router:
@@ -120,6 +124,7 @@ async def test_another_definition_is_a_conflict_that_says_what_differs(router: R
         ({"min_workers": -1}, "min_workers"),
         ({"max_workers": 0, "min_workers": 0}, "max_workers"),
         ({"max_workers": 100_000}, "max_workers"),
+        ({"worker_type": "terminal-claud"}, "Did you mean 'terminal-claude'?"),
         ({"options": {"memory": 1}}, "memory_limit_bytes"),
         ({"options": {"idle_seconds": "long"}}, "idle_seconds"),
     ],
@@ -298,3 +303,86 @@ async def test_what_json_cannot_hold_is_no_payload(router: Router) -> None:
         pool_execute(router, task_type="echo", payload={"x": float("nan")}), "invalid_payload"
     )
     assert "finite" in message
+
+
+# Pools of agents.
+
+AGENTS: dict[str, Any] = {
+    "agents": {"mine": {"argv": ["cat"]}, "other": {"argv": ["cat"]}},
+    "allow": Allow(prompts=("mine",)),
+}
+
+
+async def test_a_pool_runs_prompts_or_everything_else(open_router: Any) -> None:
+    """By its worker type; `pool_list` says which, and routing goes by it."""
+    async with open_router(**AGENTS) as router:
+        await pool_register(router, name="a", type="local", worker_type="mine")
+        await pool_register(router, name="p", type="local")
+        types = {pool.name: pool.task_types for pool in (await pool_list(router)).pools}
+        assert types["a"] == ["prompt"]
+        assert set(types["p"]) == set(router.registry.task_types) - {"prompt"}
+        for strategy in ("least_loaded", "round_robin", "random"):
+            prompted = await pool_execute(
+                router, task_type="prompt", payload={"prompt": "x"}, strategy=strategy
+            )
+            echoed = await pool_execute(router, task_type="echo", payload={}, strategy=strategy)
+            assert (prompted.status, prompted.pool) == ("completed", "a")
+            assert (echoed.status, echoed.pool) == ("completed", "p")
+
+
+async def test_a_pool_that_does_not_run_a_type_refuses_it(open_router: Any) -> None:
+    """Also when it is named."""
+    async with open_router(**AGENTS) as router:
+        await pool_register(router, name="a", type="local", worker_type="mine")
+        await pool_register(router, name="p", type="local")
+        said = await refused(
+            pool_execute(router, task_type="prompt", payload={"prompt": "x"}, pool="p"), "unsupported"
+        )
+        assert "'p' does not run 'prompt'" in said
+        said = await refused(pool_execute(router, task_type="echo", payload={}, pool="a"), "unsupported")
+        assert "it runs prompt" in said
+
+
+async def test_without_a_pool_of_agents_a_prompt_says_how_to_register_one(open_router: Any) -> None:
+    """In the words of the tool and of the console."""
+    async with open_router(**AGENTS) as router:
+        said = await refused(pool_execute(router, task_type="prompt", payload={"prompt": "x"}), "unsupported")
+        assert 'worker_type="terminal-claude"' in said and "--worker-type terminal-claude" in said
+
+
+async def test_a_worker_type_that_is_not_allowed_is_not_registered(open_router: Any) -> None:
+    """Built in or configured; the refusal names the key."""
+    async with open_router(**AGENTS) as router:
+        for worker_type in ("terminal-claude", "other"):
+            said = await refused(
+                pool_register(router, name="a", type="local", worker_type=worker_type), "not_allowed"
+            )
+            assert worker_type in said and "allow.prompts" in said
+        assert await names(router) == ["local"]
+
+
+@pytest.mark.parametrize(
+    ("worker_type", "said"), [("other", "allow.prompts"), ("mien", "Did you mean 'mine'")]
+)
+async def test_a_configured_pool_that_may_not_be_is_unhealthy(
+    open_router: Any, worker_type: str, said: str
+) -> None:
+    """It stops nobody else; a prompt that waits for it says why."""
+    pools = {"a": {"worker_type": worker_type}, "p": {}}
+    async with open_router(**AGENTS, pools=pools) as router:
+        assert (await pool_execute(router, task_type="echo", payload={})).pool == "p"
+        (health,) = (await pool_health(router, "a")).pools
+        assert health.status == "unhealthy" and health.reason is not None and said in health.reason
+        task = await pool_execute(router, task_type="prompt", payload={"prompt": "x"}, wait=False)
+        assert task.waiting is not None and task.waiting.code == "pool_unhealthy"
+        assert said in task.waiting.message
+
+
+async def test_the_implied_pool_does_not_become_one_of_agents(open_router: Any) -> None:
+    """It may have work that agents could not do."""
+    async with open_router(**AGENTS) as router:
+        said = await refused(
+            pool_register(router, name="local", type="local", worker_type="mine"), "conflict"
+        )
+        assert "worker_type is 'python', not 'mine'" in said
+        assert (await pool_execute(router, task_type="echo", payload={})).status == "completed"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_pools.agents import Agent
 from mcp_pools.errors import PoolsError
 from mcp_pools.settings import PREFIXES, CallDefaults, Settings, load, working_directory_defaults
 
@@ -208,3 +209,34 @@ def test_importing_settings_loads_nothing_that_a_command_may_not_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_agents_are_defined_by_worker_type(tmp_path: Path) -> None:
+    """As lists and words; the prompt goes to standard input unless it is said."""
+    file = written(
+        tmp_path,
+        "agents:\n  mine: {argv: [mine, --headless], env: [MINE_KEY]}\n"
+        "  other: {argv: [other, '{prompt}'], stdin: false}\n",
+    )
+    agents = load(config_file=file, environ={}).agents
+    assert agents["mine"] == Agent(argv=("mine", "--headless"), env=("MINE_KEY",))
+    assert agents["other"] == Agent(argv=("other", "{prompt}"), stdin=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{mine: {argv: []}}", "a program as the first word"),
+        ("{mine: {argv: [./mine]}}", "absolute path"),
+        ("{mine: {argv: [mine, '{prompt}']}}", "stdin is false"),
+        ("{mine: {argv: mine}}", "agents.mine.argv"),
+        ("{mine: {}}", "agents.mine.argv"),
+        ("{mine: {argv: [mine], sdtin: true}}", "Did you mean 'stdin'?"),
+        ("{python: {argv: [mine]}}", "must not call an agent 'python'"),
+    ],
+)
+def test_an_agent_that_cannot_be_names_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    """And the file it stands in."""
+    file = written(tmp_path, f"agents: {text}\n")
+    refused = refusal(config_file=file)
+    assert said in str(refused) and str(file) in refused.message

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcp_pools import processes, worker
-from mcp_pools.adapter import Launch
+from mcp_pools.adapter import Launch, Surroundings
 from mcp_pools.errors import PoolsError
 from mcp_pools.worker_process import MARK, Exit, Journal, WorkerProcess, end_strangers
 
@@ -96,7 +96,7 @@ def test_a_journal_knows_what_has_not_started(tmp_path) -> None:
 def process(tmp_path, monkeypatch):
     """A worker whose channel this test reads, blocking."""
     monkeypatch.setenv("PYTHONPATH", str(HANDLERS))
-    made = WorkerProcess("w-1", tmp_path, {"PATH": os.environ["PATH"]}, 0)
+    made = WorkerProcess("w-1", Surroundings(tmp_path, {"PATH": os.environ["PATH"]}), 0)
     made.channel.setblocking(True)
     made.channel.settimeout(20)
     assert next(made.receive(1))[0] == ["ready"]

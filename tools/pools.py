@@ -53,7 +53,9 @@ async def pool_register(
     ],
     min_workers: Annotated[int | None, Ge(0), "Workers kept even when idle."] = None,
     max_workers: Annotated[int | None, Ge(1), "Workers at most."] = None,
-    worker_type: Annotated[str, "What a worker is: python, or a configured agent for prompts."] = "python",
+    worker_type: Annotated[
+        str, "python, or the agent that runs prompts: terminal-claude, terminal-qwen, your own."
+    ] = "python",
     endpoint: Annotated[str | None, "Where the pool is, for pools that are elsewhere."] = None,
     region: Annotated[str, "A label for routing by place."] = "default",
     namespace: Annotated[str, "Kubernetes namespace."] = "mcp-pools",

@@ -16,7 +16,7 @@ from mcp_pools.errors import PoolsError
 from mcp_pools.payload import Outcomes, Path, Payload
 from mcp_pools.tabular import MAX_ROWS, view_names
 from mcp_pools.task_type import TaskType
-from mcp_pools.task_types.programs import COMMAND, PROCESS, PYTHON
+from mcp_pools.task_types.programs import COMMAND, PROCESS, PROMPT, PYTHON
 from mcp_pools.task_types.web import HTTP
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "ECHO",
     "HTTP",
     "PROCESS",
+    "PROMPT",
     "PYTHON",
     "QUERY",
     "SLEEP",

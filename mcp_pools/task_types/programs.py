@@ -1,10 +1,10 @@
-"""The built-in task types that run what `allow` permits: programs and functions. Part of `catalog`."""
+"""The built-in task types that run what `allow` permits: programs, functions, agents. Part of `catalog`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from mcp_pools.errors import PoolsError
 from mcp_pools.filling import fill_words
@@ -169,4 +169,78 @@ PYTHON = TaskType(
     payload=PythonPayload,
     check=_judge_python,
     example={"function": "statistics:mean", "kwargs": {"data": [1, 2, 4]}},
+)
+
+# --- prompt --------------------------------------------------------------------------------
+
+
+Branch = Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f-][^\x00-\x20\x7f]*$", max_length=200)]
+
+
+class PromptPayload(Payload):
+    """What an agent is asked, and where it works."""
+
+    prompt: str = Field(
+        min_length=1,
+        description="What the agent is to do. It can ask nothing: say all that it needs to know.",
+    )
+    cwd: Path | None = Field(
+        None,
+        description="The directory it works in; none: the caller's.",
+        json_schema_extra={"format": "path"},
+    )
+    worktree: bool | Branch = Field(
+        False,
+        description="Work in a fresh git worktree of the checkout that holds `cwd`, at its last commit, on a "
+        "new branch: true, or the branch's name. It lies beside the checkout, and goes if nothing changed.",
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _without_nul(cls, prompt: str) -> str:
+        if "\0" in prompt:
+            raise ValueError("must hold no NUL character")
+        return prompt
+
+
+class PromptWorktree(BaseModel):
+    """A worktree that holds what the agent did."""
+
+    path: str = Field(description="Its directory.")
+    branch: str = Field(description="Its branch.")
+    base: str = Field(description="The commit it started at.")
+    commits: int = Field(description="Commits since then.")
+    changed_files: list[str] = Field(
+        description="The files that differ from `base`, committed or not; the first 1,000."
+    )
+    changed: int = Field(description="How many files differ.")
+
+
+class PromptResult(BaseModel):
+    """What the agent said and left."""
+
+    text: str = Field(description="The last MiB of its standard output.")
+    exit_code: int = Field(description="Its exit status.")
+    text_truncated: bool = Field(description="Whether `text` is only the end.")
+    stderr: str = Field(description="The last MiB of its standard error.")
+    stderr_truncated: bool = Field(description="Whether `stderr` is only the end.")
+    worktree: PromptWorktree | None = Field(
+        description="The worktree with its changes; null when there was none, or nothing changed in it."
+    )
+
+
+def _judge_prompt(payload: dict[str, Any], judge: Judge) -> dict[str, Any]:
+    """Pin the directory. Which agent may be used was judged when its pool was opened."""
+    judge.prompts()
+    return {**payload, "cwd": _judged_directory(payload, judge)}
+
+
+PROMPT = TaskType(
+    name="prompt",
+    summary="Give an agent CLI a prompt, headless; a pool's worker_type picks the agent.",
+    handler="mcp_pools.task_types.prompt:run",
+    payload=PromptPayload,
+    result=PromptResult,
+    check=_judge_prompt,
+    example={"prompt": "Say in one sentence what this directory holds."},
 )

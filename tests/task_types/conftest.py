@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mcp_pools.agents import Agent
+
 
 class RecordingContext:
     """What a worker gives a handler; it remembers progress and output."""
@@ -17,6 +19,7 @@ class RecordingContext:
         self.cwd = str(directory.resolve())
         self.roots: tuple[str, ...] = (self.cwd,)
         self.env: Mapping[str, str] = {"PATH": os.environ["PATH"], "MCP_POOLS_ATTEMPT": "attempt"}
+        self.agent: Agent | None = Agent(argv=("cat",))
         self.said: list[tuple[float, float | None, str | None]] = []
         self.printed = b""
 

@@ -37,7 +37,12 @@ def test_each_type_runs_its_own_example(kind: TaskType, context: Any) -> None:
     payload = kind.payload.model_validate(kind.example).model_dump()
     if kind.check is not None:
         payload = kind.check(
-            payload, Judge(Allow(commands=("ls", "wc"), python=("statistics",)), context.roots, context.cwd)
+            payload,
+            Judge(
+                Allow(commands=("ls", "wc"), python=("statistics",), prompts=("*",)),
+                context.roots,
+                context.cwd,
+            ),
         )
     module, _, function = kind.handler.partition(":")
     result = getattr(importlib.import_module(module), function)(payload, context)
@@ -61,7 +66,7 @@ def test_paths_are_marked_so_that_the_console_resolves_them() -> None:
 
 def test_checked_payloads_pass_the_schema_and_the_check_again(context: Any) -> None:
     """A stored payload can be submitted as it is."""
-    judge = Judge(Allow(commands=("*",)), context.roots, context.cwd)
+    judge = Judge(Allow(commands=("*",), prompts=("*",)), context.roots, context.cwd)
     for kind, payload in [
         (catalog.ANALYZE, {"items": ["a", "b"], "path": "{item}"}),
         (catalog.TRANSFORM, {"items": [1], "expression": "@"}),
@@ -70,6 +75,7 @@ def test_checked_payloads_pass_the_schema_and_the_check_again(context: Any) -> N
         (catalog.PROCESS, {"items": ["a"], "argv": ["sh", "{item}"]}),
         (catalog.QUERY, {"sql": "SELECT 1", "files": ["a.csv", "b/c.json"], "max_rows": 5}),
         (catalog.QUERY, {"sql": "SELECT 1", "database": "a.db", "max_rows": 5}),
+        (catalog.PROMPT, {"prompt": "do", "worktree": "a/branch"}),
     ]:
         assert kind.check is not None
         stored = kind.check(kind.payload.model_validate(payload).model_dump(exclude_unset=True), judge)
