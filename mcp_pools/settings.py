@@ -67,6 +67,16 @@ class PoolDefinition(BaseModel):
     options: dict[str, Any] = {}
 
 
+class EcosystemEntry(BaseModel):
+    """A server or cluster under `ecosystem:`, which `pool_discover` asks whether it is there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    type: Literal["mcp", "session-buddy", "kubernetes", "dask", "ray"] = "mcp"
+    endpoint: str = Field(min_length=1)
+
+
 class SecretSource(BaseModel):
     """Where a secret comes from when a task is launched: exactly one of three."""
 
@@ -109,6 +119,8 @@ class Settings(BaseModel):
 
     pools: dict[str, PoolDefinition] = {}
     """Pools by name; a list whose entries carry a `name` is taken too."""
+    ecosystem: list[EcosystemEntry] = []
+    """What `pool_discover` looks at beside what this machine names."""
     allow: Allow = Allow()
     secrets: dict[str, SecretSource] = {}
     task_modules: list[str] = []
@@ -401,6 +413,8 @@ def _known(place: list[str]) -> list[str]:
     match place:
         case ["pools", _, _]:
             return list(PoolDefinition.model_fields)
+        case ["ecosystem", _, _]:
+            return list(EcosystemEntry.model_fields)
         case ["secrets", _, _]:
             return list(SecretSource.model_fields)
         case ["allow", _]:

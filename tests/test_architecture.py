@@ -25,9 +25,9 @@ LAYERS = {
     1: "routing queueing group_commit distribution wire "
     "policy addresses secret searchable adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
-    "program payload filling tabular",
+    "program payload filling tabular ecosystem",
     2: "plugins present bridge stores task_types adapters",
-    3: "worker commits intake pool registry dispatcher history",
+    3: "worker commits intake pool registry dispatcher history discovery",
     4: "router",
     5: "tool",
     6: "tools",

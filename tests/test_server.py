@@ -37,6 +37,7 @@ def calls(task_id: str) -> dict[str, dict[str, Any]]:
         "pool_register": {"name": "bench", "type": "local"},
         "pool_scale": {"name": "local", "workers": "auto"},
         "pool_close": {"name": "local"},
+        "pool_discover": {},
         "pool_execute": ECHO,
         "pool_task": {"task_id": task_id},
         "pool_cancel": {"task_id": task_id},

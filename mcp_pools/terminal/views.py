@@ -214,6 +214,34 @@ def findings(data: Record) -> Page:
     return [Headline([Mark(data["status"]), f"mcp-pools {data['version']}"]), Grid(columns, rows)]
 
 
+def found(data: Record) -> Page:
+    """What could be a pool, one a row."""
+    if not data["found"]:
+        return [Words("Nothing was found. Name servers under 'ecosystem' in the configuration.")]
+    columns = [
+        Column("name", wraps=True),
+        Column("type"),
+        Column("endpoint", wraps=True),
+        Column("reachable"),
+        Column("registered", drop=2),
+        Column("offers", wraps=True, drop=3),
+        Column("note", wraps=True, drop=1),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            each["name"],
+            each["type"],
+            each["endpoint"] or "",
+            {True: "yes", False: "no", None: "not asked"}[each["reachable"]],
+            "yes" if each["registered"] else "no",
+            shorten(", ".join(each["offers"])),
+            each["note"],
+        ]
+        for each in data["found"]
+    ]
+    return [Grid(columns, rows)]
+
+
 def cancelled(data: Record) -> Page:
     """Whether it was stopped."""
     if data["cancelled"]:
@@ -453,5 +481,6 @@ _VIEWS: list[tuple[frozenset[str], Callable[[Record], Page]]] = [
     (frozenset({"totals", "pools", "by_type"}), stats),
     (frozenset({"checks", "version"}), findings),
     (frozenset({"cancelled", "already_finished"}), cancelled),
+    (frozenset({"found"}), found),
 ]
 """Which keys make which view; the first that fits."""
