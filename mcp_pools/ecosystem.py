@@ -137,7 +137,10 @@ def _clients(environ: Mapping[str, str], home: Path, cwd: str) -> Iterator[Place
     own = [_below(environ, home, name) for name in OWN_FILES]
     for file in own:
         yield from _servers_of(file, cwd, f"named in {_tilde(file, home)}")
-    here = os.path.realpath(cwd)
+    try:
+        here = os.path.realpath(cwd)
+    except ValueError:  # callers say where they are, and this is nowhere
+        return
     known = {os.path.realpath(file) for file in own}
     for name in WORKING_FILES:
         file = Path(here, name)

@@ -128,7 +128,7 @@ async def pool_close(
 
 
 @tool(
-    title="Discover pools",
+    title="Find pools",
     effect="write",
     toolset="pools",
     idempotent=True,
@@ -137,7 +137,7 @@ async def pool_close(
 )
 async def pool_discover(
     router: Router,
-    from_ecosystem: Annotated[bool, "False: only what is named here."] = True,
+    from_ecosystem: Annotated[bool, "False: skip the ecosystem list."] = True,
     auto_register: Annotated[bool, "Register what answers."] = False,
 ) -> Discovered:
     """Find what could be a pool: configured, in MCP clients, Kubernetes, Dask, Ray. Starts nothing."""
