@@ -88,6 +88,8 @@ def shown_address(address: object) -> tuple[str | None, str | None]:
         parts = split_address(address)
     except ValueError:
         return None, _NO_ADDRESS
+    if not parts.netloc:
+        return None, _NO_ADDRESS
     segments = ["…" if _KEYLIKE.fullmatch(each) else each for each in parts.path.split("/")]
     netloc = parts.netloc.rpartition("@")[2]
     bare = parts._replace(netloc=netloc, path="/".join(segments), query="", fragment="")

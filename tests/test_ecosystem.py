@@ -210,7 +210,7 @@ def test_a_file_of_another_shape_names_nothing(user: Path, content: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "address", [1, ["http://h"], {"a": 1}, "http://[", "a\nb", "http://h/\ud800", "x" * 501]
+    "address", [1, ["http://h"], {"a": 1}, "http://[", "tcp://", "a\nb", "http://h/\ud800", "x" * 501]
 )
 def test_an_address_of_another_shape_is_no_address(user: Path, address: Any) -> None:
     """The server is listed, without it."""

@@ -216,30 +216,18 @@ def findings(data: Record) -> Page:
 
 def found(data: Record) -> Page:
     """What could be a pool, one a row."""
-    if not data["found"]:
-        return [Words("Nothing was found. Name servers under 'ecosystem' in the configuration.")]
-    columns = [
-        Column("name", wraps=True),
-        Column("type"),
-        Column("endpoint", wraps=True),
-        Column("reachable"),
-        Column("registered", drop=2),
-        Column("offers", wraps=True, drop=3),
-        Column("note", wraps=True, drop=1),
-    ]
-    rows: list[list[Cell]] = [
-        [
-            each["name"],
-            each["type"],
-            each["endpoint"] or "",
-            {True: "yes", False: "no", None: "not asked"}[each["reachable"]],
-            "yes" if each["registered"] else "no",
-            shorten(", ".join(each["offers"])),
-            each["note"],
-        ]
+    said = {True: "yes", False: "no", None: "not asked"}
+    rows = [
+        {
+            **each,
+            "reachable": said[each["reachable"]],
+            "offers": shorten(", ".join(each["offers"])),
+            "registered": said[each["registered"]],
+        }
         for each in data["found"]
     ]
-    return [Grid(columns, rows)]
+    nothing = Words("Nothing was found. Name servers under 'ecosystem' in the configuration.")
+    return [_records(rows, "") if rows else nothing]
 
 
 def cancelled(data: Record) -> Page:
