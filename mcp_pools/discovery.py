@@ -191,7 +191,7 @@ async def _ask(each: Place) -> Answer:
         return Answer(error.code == "insufficient_scope", [], error.message)
     except TimeoutError:
         return Answer(False, [], f"it did not answer within {PROBE_SECONDS:g} s")
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # no name server is asked for what cannot be a name
         return Answer(False, [], "its host does not resolve")
     except OSError:
         return Answer(False, [], "it takes no connection")

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,9 +18,10 @@ from typing import Any
 
 import pytest
 import uvicorn
+from certificates import certificate
 from mcp.server.mcpserver import MCPServer
 
-from mcp_pools import Router, Settings, discovery, plugins
+from mcp_pools import Router, Settings, delegate, discovery, plugins
 from mcp_pools.discovery import ask_all, peer, pool_name
 from mcp_pools.ecosystem import Place
 from mcp_pools.errors import PoolsError
@@ -91,7 +93,7 @@ Reply = Callable[[bytes], bytes]
 
 
 @asynccontextmanager
-async def answering(reply: Any) -> AsyncIterator[tuple[str, list[bytes]]]:
+async def answering(reply: Any, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[str, list[bytes]]]:
     """An HTTP server on the test's own event loop: its URL, and the requests it got.
 
     `reply` makes a response, whole, of a request; it may be a coroutine function.
@@ -111,9 +113,10 @@ async def answering(reply: Any) -> AsyncIterator[tuple[str, list[bytes]]]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=512)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=512, ssl=tls)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", got
+        scheme, host = ("https", "localhost") if tls else ("http", "127.0.0.1")
+        yield f"{scheme}://{host}:{server.sockets[0].getsockname()[1]}", got
 
 
 def response(status: str, body: bytes = b"", **headers: str) -> bytes:
@@ -235,6 +238,22 @@ async def test_a_redirect_elsewhere_is_not_followed(open_router: Any) -> None:
             [it] = await asked(open_router, url)
     assert it.reachable is False and "HTTP 307" in it.note
     assert got and not unasked
+
+
+async def test_a_certificate_must_be_trusted(
+    open_router: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By this machine, or by the file that the environment names."""
+    serving, _ = certificate(home, "localhost")
+    delegate._tls.cache_clear()
+    async with answering(offering("safe"), serving) as (url, got):
+        [it] = await asked(open_router, url)
+        assert it.reachable is False and "its certificate is not trusted" in it.note and not got
+        monkeypatch.setenv("SSL_CERT_FILE", str(home / "both.pem"))
+        delegate._tls.cache_clear()
+        [it] = await asked(open_router, url)
+        assert it.offers == ["safe"]
+    delegate._tls.cache_clear()
 
 
 # Patience.
@@ -393,8 +412,9 @@ async def test_what_is_no_address_of_its_type_is_no_place(open_router: Any, type
 async def test_what_goes_wrong_with_one_hurts_no_other(open_router: Any, silent: Any) -> None:
     """A port that no connection can have, beside one that is there."""
     there = f"tcp://127.0.0.1:{silent[1]}"
-    bad, good = await asked(open_router, "tcp://127.0.0.1:0", there, type="dask")
-    assert (bad.reachable, good.reachable) == (False, True)
+    bad, odd, good = await asked(open_router, "tcp://127.0.0.1:0", f"tcp://{'a' * 64}:1", there, type="dask")
+    assert (bad.reachable, odd.reachable, good.reachable) == (False, False, True)
+    assert "does not resolve" in odd.note
 
 
 # Which places.
