@@ -245,7 +245,9 @@ class Rebalanced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """Something that could be a pool. `reachable` is null for what was not asked."""
+    """Something that could be a pool. `reachable` is null for what was not asked; `note` says who
+    names it, and what stands in the way of a pool.
+    """
 
     name: str
     type: str
@@ -253,6 +255,7 @@ class Discovery:
     reachable: bool | None
     offers: list[str]
     registered: bool
+    note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from mcp_pools import plugins
 from mcp_pools.balancing import STRATEGIES, told
+from mcp_pools.discovery import Finder
 from mcp_pools.dispatcher import Dispatcher
 from mcp_pools.distribution import check
 from mcp_pools.distributor import Distributor, Wanted, digest
@@ -28,7 +29,7 @@ from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.history import LONGEST_WATCH, History
 from mcp_pools.intake import Intake, Request
 from mcp_pools.live_distribution import LiveDistribution
-from mcp_pools.models import Caller, Cancelled, Distribution, Pool, Rebalanced, Task, Watched
+from mcp_pools.models import Caller, Cancelled, Discovered, Distribution, Pool, Rebalanced, Task, Watched
 from mcp_pools.pool import LivePool, LiveTask, ProgressReport
 from mcp_pools.present import part_of, part_of_distribution, task_view
 from mcp_pools.registry import IMPLIED, Registry
@@ -365,6 +366,11 @@ class Router:
     async def _close_when_empty(self, pool: LivePool) -> None:
         if self.registry.pools.get(pool.name) is pool:
             await self.close(pool.name, drain_timeout=_FOREVER)
+
+    async def discover(self, *, from_ecosystem: bool = True, auto_register: bool = False) -> Discovered:
+        """What could be a pool, asked whether it is there; see `Finder.find`."""
+        finder = Finder(self.settings, self.registry, self.caller, self.register)
+        return await finder.find(from_ecosystem, auto_register)
 
     # What happens.
 

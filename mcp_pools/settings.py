@@ -91,6 +91,16 @@ class LimitDefinitions(BaseModel):
     callers: dict[str, LimitDefinition] = {}
 
 
+class EcosystemEntry(BaseModel):
+    """A server or cluster under `ecosystem:`, which `pool_discover` asks whether it is there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    type: Literal["mcp", "session-buddy", "kubernetes", "dask", "ray"] = "mcp"
+    endpoint: str = Field(min_length=1)
+
+
 class SecretSource(BaseModel):
     """Where a secret comes from when a task is launched: exactly one of three."""
 
@@ -133,6 +143,8 @@ class Settings(BaseModel):
 
     pools: dict[str, PoolDefinition] = {}
     """Pools by name; a list whose entries carry a `name` is taken too."""
+    ecosystem: list[EcosystemEntry] = []
+    """What `pool_discover` looks at beside what this machine names."""
     allow: Allow = Allow()
     secrets: dict[str, SecretSource] = {}
     agents: dict[str, Agent] = {}
@@ -449,6 +461,8 @@ def _known(place: list[str]) -> list[str]:
             return list(LimitDefinitions.model_fields)
         case ["limits", _, _, _]:
             return list(LimitDefinition.model_fields)
+        case ["ecosystem", _, _]:
+            return list(EcosystemEntry.model_fields)
         case ["secrets", _, _]:
             return list(SecretSource.model_fields)
         case ["agents", _, _]:

@@ -209,7 +209,10 @@ def slim(schema: Any) -> Any:
 
 
 def _is_noise(key: str, value: Any) -> bool:
-    return (key == "title" and isinstance(value, str)) or (key == "default" and value is None)
+    return (key == "title" and isinstance(value, str)) or (key, value) in _SAID_BY_DEFAULT
+
+
+_SAID_BY_DEFAULT: Final = (("default", None), ("additionalProperties", True))
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -254,10 +257,11 @@ def _resolved(schema: dict[str, Any], definitions: Mapping[str, Any]) -> dict[st
 
 
 def _any_object(options: list[dict[str, Any]]) -> dict[str, Any]:
-    """One object that has what any of them may have, and must have what all of them must."""
-    required = [name for name in options[0]["required"] if all(name in each["required"] for each in options)]
-    properties = {name: each for option in reversed(options) for name, each in option["properties"].items()}
-    return {"type": "object", "properties": properties, "required": required}
+    """One object with what all of them have: each is said in full where it is a result by itself."""
+    first, *others = options
+    shared = [name for name in first["properties"] if all(name in each["properties"] for each in others)]
+    properties = {name: first["properties"][name] for name in shared}
+    return {"type": "object", "properties": properties, "required": shared}
 
 
 _TELLING: Final = frozenset(
@@ -266,7 +270,7 @@ _TELLING: Final = frozenset(
 """The keywords of a result's schema that say something about the result."""
 
 
-_SAID_ELSEWHERE: Final = frozenset({"Task"})
+_SAID_ELSEWHERE: Final = frozenset({"Task", "Pool"})
 """What the listing says in full where it is a result by itself: inside another one that would be too long."""
 
 

@@ -64,7 +64,17 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture
-def open_router(home: Path, monkeypatch: pytest.MonkeyPatch) -> OpenRouter:
+def user(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home directory of a user who has nothing yet: no client's files, no clusters."""
+    for name in ("XDG_CONFIG_HOME", "KUBECONFIG", "DASK_SCHEDULER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home / "user"))
+    (home / "user").mkdir()
+    return home / "user"
+
+
+@pytest.fixture
+def open_router(home: Path, user: Path, monkeypatch: pytest.MonkeyPatch) -> OpenRouter:
     """`async with open_router(max_queue=3) as router`: a router of this test's home.
 
     It offers `workloads`, too. Opened again, it finds what the one before left.

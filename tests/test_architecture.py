@@ -25,9 +25,10 @@ LAYERS = {
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses secret searchable adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
-    "program payload filling tabular agents worktree",
+    "program payload filling tabular ecosystem agents worktree",
     2: "plugins present bridge stores task_types adapters",
-    3: "worker commits intake pool registry dispatcher history live_distribution distributor balancing",
+    3: "worker commits intake pool registry dispatcher history live_distribution distributor balancing "
+    "discovery",
     4: "router",
     5: "tool",
     6: "tools",

@@ -311,3 +311,22 @@ def test_any_result_can_be_drawn_at_any_width(result: Any) -> None:
         text = render("pool_task", {**TASK, "result": result}, "table", width, False)
         assert all(cell_len(line) <= width for line in text.split("\n"))
     assert render("pool_task", {**TASK, "result": result}, "markdown", 80, False)
+
+
+def test_what_was_discovered_is_a_table() -> None:
+    found = {
+        "name": "a",
+        "type": "mcp",
+        "endpoint": None,
+        "reachable": None,
+        "offers": ["x", "y"],
+        "registered": False,
+        "note": "named in ~/.cursor/mcp.json",
+    }
+    there = {**found, "name": "b", "endpoint": "http://h/mcp", "reachable": True, "registered": True}
+    shown = render("pool_discover", {"found": [found, there]}, "table", 160, False)
+    heading, _, first, second = shown.splitlines()
+    assert heading.split() == ["NAME", "TYPE", "ENDPOINT", "REACHABLE", "OFFERS", "REGISTERED", "NOTE"]
+    assert "not asked" in first and "x, y" in first and "~/.cursor/mcp.json" in first
+    assert "http://h/mcp" in second and second.count("yes") == 2
+    assert "Nothing was found" in render("pool_discover", {"found": []}, "table", 80, False)

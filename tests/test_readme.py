@@ -37,6 +37,7 @@ def surroundings(home: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
         **os.environ,
         "MCP_POOLS_HOME": str(home),
         "PATH": f"{BIN}:{os.environ['PATH']}",
+        "HOME": str(tmp_path / "user"),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "MCP_POOLS_OWNER_IDLE_SECONDS": "1",
     }

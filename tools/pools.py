@@ -1,4 +1,4 @@
-"""The pools themselves: list, look at, register, scale, close."""
+"""The pools themselves: list, look at, register, scale, close, and discover what could be one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from mcp_pools.models import Pool, PoolDetail, PoolList, Rebalanced
+from mcp_pools.models import Discovered, Pool, PoolDetail, PoolList, Rebalanced
 from mcp_pools.tool import tool
 
 if TYPE_CHECKING:
@@ -145,3 +145,20 @@ async def pool_rebalance(
 ) -> Rebalanced:
     """Spread waiting tasks anew over the pools. What is pinned, bound by affinity or runs stays."""
     return await router.rebalance(strategy=strategy, dry_run=dry_run)
+
+
+@tool(
+    title="Find pools",
+    effect="write",
+    toolset="pools",
+    idempotent=True,
+    open_world=True,
+    example="mcp-pools discover",
+)
+async def pool_discover(
+    router: Router,
+    from_ecosystem: Annotated[bool, "False: skip the ecosystem list."] = True,
+    auto_register: Annotated[bool, "Register what answers."] = False,
+) -> Discovered:
+    """Find what could be a pool: configured, in MCP clients, Kubernetes, Dask, Ray. Starts nothing."""
+    return await router.discover(from_ecosystem=from_ecosystem, auto_register=auto_register)

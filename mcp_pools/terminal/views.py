@@ -214,6 +214,22 @@ def findings(data: Record) -> Page:
     return [Headline([Mark(data["status"]), f"mcp-pools {data['version']}"]), Grid(columns, rows)]
 
 
+def found(data: Record) -> Page:
+    """What could be a pool, one a row."""
+    said = {True: "yes", False: "no", None: "not asked"}
+    rows = [
+        {
+            **each,
+            "reachable": said[each["reachable"]],
+            "offers": shorten(", ".join(each["offers"])),
+            "registered": said[each["registered"]],
+        }
+        for each in data["found"]
+    ]
+    nothing = Words("Nothing was found. Name servers under 'ecosystem' in the configuration.")
+    return [_records(rows, "") if rows else nothing]
+
+
 def cancelled(data: Record) -> Page:
     """Whether it was stopped."""
     if data["cancelled"]:
@@ -453,5 +469,6 @@ _VIEWS: list[tuple[frozenset[str], Callable[[Record], Page]]] = [
     (frozenset({"totals", "pools", "by_type"}), stats),
     (frozenset({"checks", "version"}), findings),
     (frozenset({"cancelled", "already_finished"}), cancelled),
+    (frozenset({"found"}), found),
 ]
 """Which keys make which view; the first that fits."""
