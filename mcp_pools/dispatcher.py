@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Returned, Slot, Started
 from mcp_pools.balancing import Balancing
@@ -214,9 +214,8 @@ class Dispatcher:
     def move(self, live: LiveTask, to: LivePool) -> None:
         """Let a task that waits in no queue just now wait on another pool."""
         row = live.row
-        event = EventRow(at=time.time(), kind="task.moved", pool=to.name, task_id=row.task_id)
-        event.data = {"from": row.pool}
-        row.pool, row.pool_type = to.name, to.row.spec.type
+        came_from, row.pool, row.pool_type = row.pool, to.name, to.row.spec.type
+        event = self._event(live, "moved", **{"from": came_from})
         self.commits.after(Update(row, row.launch, event), partial(self.enqueue, to, live))
 
     def _shortest(self, row: TaskRow) -> LivePool:
@@ -253,20 +252,19 @@ class Dispatcher:
                     continue
                 came_from, fence = live.row.pool, live.row.launch
                 self._take(pool, live, slot)
-                event = self._starting(live, came_from)
+                moved = {} if came_from == pool.name else {"from": came_from}
+                event = self._event(live, "started", **moved)
                 self.commits.after(Update(live.row, fence, event), partial(self._launch, pool, live))
         if len(pool.queue):
             self._wait_for_quota(pool, now)
 
-    def _starting(self, live: LiveTask, came_from: str | None) -> EventRow | None:
-        """What is told of a start: of parts only that they were moved."""
-        row = live.row
-        if came_from != row.pool:
-            moved = {"from": came_from, "started": True}
-            return EventRow(at=time.time(), kind="task.moved", pool=row.pool, task_id=row.task_id, data=moved)
+    def _event(self, live: LiveTask, kind: str, **data: Any) -> EventRow | None:
+        """What happens to a task, to be kept with it; what happens to parts is told by their distribution."""
         if live.whole is not None:
+            live.whole.happened(kind)
             return None
-        return EventRow(at=time.time(), kind="task.started", pool=row.pool, task_id=row.task_id)
+        row = live.row
+        return EventRow(at=time.time(), kind=f"task.{kind}", pool=row.pool, task_id=row.task_id, data=data)
 
     def _wait_for_quota(self, pool: LivePool, now: float) -> None:
         """Look again when a limit that holds a pool's tasks back lets the next one go."""
@@ -412,8 +410,7 @@ class Dispatcher:
         if not row.pinned and row.strategy != "affinity":
             pool = self._elsewhere(pool, row)
         row.pool, row.pool_type, row.worker, row.started_at = pool.name, pool.row.spec.type, None, None
-        event = EventRow(at=time.time(), kind="task.retried", pool=row.pool, task_id=row.task_id)
-        event.data = {"code": ended.code, "attempt": row.attempt}
+        event = self._event(live, "retried", code=ended.code, attempt=row.attempt)
         self.commits.after(Update(row, row.launch, event), partial(self.enqueue, pool, live))
 
     def _elsewhere(self, pool: LivePool, row: TaskRow) -> LivePool:
@@ -429,7 +426,8 @@ class Dispatcher:
         row.status = step(row.task_id, row.status, "return")
         row.attempt -= 1
         row.worker = row.started_at = None
-        self.commits.after(Update(row, row.launch), partial(self.enqueue, pool, live))
+        event = self._event(live, "returned")
+        self.commits.after(Update(row, row.launch, event), partial(self.enqueue, pool, live))
         self._freed(pool)
 
     def _finish(self, live: LiveTask, verdict: Verdict, ended: Ended) -> None:
@@ -440,12 +438,7 @@ class Dispatcher:
         row.error = None if ended.code is None else live.masked(error_bytes(ended))
         row.output_tail = live.output
         row.progress = live.masked(json.dumps(asdict(live.progress)).encode()) if live.progress else None
-        if live.whole is None:
-            event: EventRow | None = EventRow(
-                at=row.finished_at, kind=f"task.{row.status}", pool=row.pool, task_id=row.task_id
-            )
-        else:
-            event = live.whole.ending(live)
+        event = self._event(live, row.status) if live.whole is None else live.whole.ending(live)
         self.commits.after(Update(row, row.launch, event), partial(self._finished, live))
 
     def _finished(self, live: LiveTask) -> None:

@@ -43,6 +43,7 @@ class LiveDistribution:
     _left: int = 0
     _ending: dict[str, Counter[Status]] = field(default_factory=dict)
     _news: dict[str, Counter[str]] = field(default_factory=dict)
+    _happened: Counter[str] = field(default_factory=Counter)
     _told: Counter[str] = field(default_factory=Counter)
     _next_report: int = 0
     _reported_at: float = 0.0
@@ -69,6 +70,10 @@ class LiveDistribution:
     @property
     def _stride(self) -> int:
         return max(1, self.row.total // REPORTS)
+
+    def happened(self, kind: str) -> None:
+        """Something happened to a part; its next event says how often."""
+        self._happened[kind] += 1
 
     def ending(self, part: LiveTask) -> EventRow | None:
         """A part is about to be kept as ended; now and then, an event to be kept with it."""
@@ -98,12 +103,16 @@ class LiveDistribution:
         return bool(self.counts["failed"] or self.counts["timed_out"])
 
     def event(self, kind: str) -> EventRow:
-        """What has happened to it since its last event: items by pool and status, and in all."""
+        """What has happened to it: items by status in all, and since its last event what its parts
+        went through (`since`) and how items ended on each pool (`pools`).
+        """
         news, self._news = self._news, {}
+        happened, self._happened = self._happened, Counter()
         data = {
             "distribution_id": self.distribution_id,
             "total": self.row.total,
             **{status: count for status, count in sorted(self._told.items()) if count},
+            "since": dict(sorted(happened.items())),
             "pools": {pool: dict(counts) for pool, counts in news.items()},
         }
         return EventRow(at=time.time(), kind=f"distribution.{kind}", data=data)

@@ -44,6 +44,9 @@ class Lane(NamedTuple):
 class Whole(Protocol):
     """What a part tells the distribution that it belongs to."""
 
+    def happened(self, kind: str) -> None:
+        """Something happened to a part: it was started, moved, retried, returned."""
+
     def ending(self, part: LiveTask) -> EventRow | None:
         """The part has ended and is about to be kept so; an event to be kept with it."""
 

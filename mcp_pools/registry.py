@@ -16,12 +16,12 @@ from mcp_pools import agents, plugins
 from mcp_pools.adapter import AdapterEvent, Launch, Surroundings
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.home import Home
-from mcp_pools.models import Health, HealthReport, Pool, PoolDetail, PoolList, PoolSpec
+from mcp_pools.models import Health, HealthReport, Pool, PoolDetail, PoolHealth, PoolList, PoolSpec
 from mcp_pools.policy import Judge, child_environment
 from mcp_pools.pool import LivePool
 from mcp_pools.present import metrics_view
 from mcp_pools.routing import Fleet
-from mcp_pools.store import EventRow, PoolRow, PutPool
+from mcp_pools.store import EventRow, Happened, PoolRow, PutPool
 from mcp_pools.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Registry:
             row = self._configured(spec, kept.pop(name, None))
             self._know(row)
             if keep:
-                await self.store.commit(PutPool(row))
+                await self.store.commit(PutPool(row, self._registered(row)))
         default = implied(self.settings)
         if IMPLIED in kept and kept[IMPLIED].pool_id == IMPLIED:
             default.fixed_workers = kept.pop(IMPLIED).fixed_workers
@@ -189,10 +189,24 @@ class Registry:
     async def health(self, name: str | None = None) -> HealthReport:
         """Check one pool or all of them, at the same time."""
         pools = [self.pool(name)] if name else [pool for _, pool in sorted(self.pools.items())]
-        checked = await asyncio.gather(*(pool.check() for pool in pools))
-        for pool in pools:
-            self.loaded(pool)
+        checked = await asyncio.gather(*(self.check(pool) for pool in pools))
         return HealthReport(status=worst(each.status for each in checked), pools=checked)
+
+    async def check(self, pool: LivePool) -> PoolHealth:
+        """Ask a pool how it is; a change is an event, and routing's business."""
+        before = pool.health
+        checked = await pool.check()
+        self._noted(pool, before)
+        return checked
+
+    def _noted(self, pool: LivePool, before: Health) -> None:
+        self.loaded(pool)
+        if pool.health != before:
+            data = {"reason": pool.reason} if pool.reason else {}
+            event = EventRow(at=time.time(), kind=f"pool.{pool.health}", pool=pool.name, data=data)
+            self.store.commit(Happened(event)).add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )
 
     # What routing knows.
 
@@ -224,6 +238,7 @@ class Registry:
                 await self._start(pool, orphans)
 
     async def _start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
+        before = pool.health
         try:
             kind = plugins.adapter(pool.row.spec.type, self.settings.adapters)
             adapter = kind(pool.row.spec, self._surroundings(pool.row.spec))
@@ -233,7 +248,7 @@ class Registry:
         else:
             pool.adapter, pool.health, pool.reason = adapter, "healthy", None
             pool.resize()
-        self.loaded(pool)
+        self._noted(pool, before)
 
     def _surroundings(self, spec: PoolSpec) -> Surroundings:
         """What a pool's adapter gets; raises `PoolsError` for a worker type unknown or not allowed."""
@@ -267,12 +282,17 @@ class Registry:
         kind = plugins.adapter(spec.type, self.settings.adapters)
         kind(spec, self._surroundings(spec))  # refuses a definition it cannot serve
         row = PoolRow(pool_id=new_pool_id(), spec=spec, created_at=time.time())
-        await self.store.commit(PutPool(row, EventRow(at=row.created_at, kind="pool.registered", pool=name)))
+        await self.store.commit(PutPool(row, self._registered(row)))
         if known is not None and spec.type == known.row.spec.type:
             return self._adopt(known, row)
         pool = self._know(row)
         await self.start(pool, ())
         return pool
+
+    def _registered(self, row: PoolRow) -> EventRow:
+        return EventRow(
+            at=row.created_at, kind="pool.registered", pool=row.spec.name, data={"type": row.spec.type}
+        )
 
     def _adopt(self, pool: LivePool, row: PoolRow) -> LivePool:
         """The implied pool gets a definition of its own, with its work and its workers."""

@@ -340,6 +340,7 @@ class Router:
             default.draining = True
             self.registry.loaded(default)
             self.dispatcher.commits.spawn(self._close_when_empty(default))
+        self.dispatcher.stir(pool)
         return self.registry.view(pool)
 
     async def scale(self, name: str, workers: int | None) -> Pool:
@@ -424,7 +425,7 @@ class Router:
     async def _look_at(self, pool: LivePool) -> None:
         if pool.adapter is None:
             await self._start(pool)
-        await pool.check()
+        await self.registry.check(pool)
         self.dispatcher.stir(pool)
 
 
