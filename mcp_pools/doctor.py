@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from mcp_pools import __version__
 from mcp_pools.home import Hello, Home, connect
-from mcp_pools.terminal.views import size
+from mcp_pools.terminal.general import size
 
 Verdict = Literal["ok", "warning", "failed"]
 
@@ -140,7 +140,7 @@ def _echo(home: Home, config: str | None) -> tuple[Verdict, str, str]:
     from contextlib import closing
 
     from mcp_pools.client import Client, SocketTransport
-    from mcp_pools.terminal.views import seconds
+    from mcp_pools.terminal.general import seconds
 
     sent = {"task_type": "echo", "payload": {"doctor": "hello"}, "timeout": 20.0}
     with closing(Client(SocketTransport(connect(home, Hello.here("console", config))))) as client:

@@ -63,6 +63,8 @@ def draw(page: Page, width: int, color: bool) -> str:
 
 def _belongs(before: Block, block: Block) -> bool:
     """Whether a block continues the one before it, with no empty line between."""
+    if isinstance(before, Grid):
+        return isinstance(block, Words) and not block.title
     return isinstance(before, Headline) and isinstance(block, Words | Facts) and not block.title
 
 
