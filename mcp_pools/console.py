@@ -6,17 +6,19 @@ imports neither pydantic nor asyncio nor the MCP SDK, and rich only to draw a ta
 
 from __future__ import annotations
 
-import re
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
 
 import mcp_pools.tools  # noqa: F401 - fills TOOLS
 from mcp_pools import __version__
-from mcp_pools.errors import exit_code, nearest
+from mcp_pools.errors import nearest
 from mcp_pools.terminal import flags, own
+from mcp_pools.terminal.additions import ADDITIONS
 from mcp_pools.terminal.output import Options, complain, shared_options, show
+from mcp_pools.terminal.refusal import as_commands, refuse
 from mcp_pools.tool import TOOLS, Tool
 
 INTERRUPTED: Final = 130
@@ -71,9 +73,11 @@ class ToolCommand(click.Command):
     """The command of one tool."""
 
     def __init__(self, tool: Tool) -> None:
+        self.addition = ADDITIONS.get(tool.name)
+        own_flags = self.addition.flags() if self.addition else []
         super().__init__(
             tool.command,
-            params=[*flags.flags(tool), *shared_options()],
+            params=[*flags.flags(tool), *own_flags, *shared_options()],
             callback=self._run,
             help=as_commands(tool.description),
             short_help=tool.title,
@@ -91,8 +95,24 @@ class ToolCommand(click.Command):
         super().format_options(ctx, formatter)
 
     def _run(self, **typed: Any) -> int:
-        options = Options.taken_from(typed)
-        return run(self.tool, flags.arguments(self.tool, typed), options)
+        arguments, options = flags.arguments(self.tool, typed), Options.taken_from(dict(typed))
+        way = self.addition.way(arguments, typed, options) if self.addition else None
+        return run_otherwise(way) if way else run(self.tool, arguments, options)
+
+
+def run_otherwise(way: Callable[[], int]) -> int:
+    """Run a command in a way of its own, and put in words what ends it; the exit status."""
+    from mcp_pools.client import Unreachable
+    from mcp_pools.terminal.reach import Refused
+
+    try:
+        return way()
+    except Unreachable as silence:
+        return _fail(4, str(silence), None)
+    except Refused as refused:
+        return refuse(refused.data)
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "interrupted.", None)
 
 
 def run(tool: Tool, arguments: dict[str, Any], options: Options) -> int:
@@ -148,23 +168,6 @@ def status_of(data: dict[str, Any]) -> int:
         ended_badly = data.get("status") in ("failed", "cancelled", "timed_out")
         return int(ended_badly or bool(data.get("failed")))
     return int(data.get("status") in ("degraded", "unhealthy"))
-
-
-def refuse(data: dict[str, Any]) -> int:
-    """Say why a call was refused; the exit status of its code."""
-    error = data.get("error", {})
-    complain(f"{error.get('message', 'refused')} {as_commands(str(error.get('next') or ''))}")
-    return exit_code(str(error.get("code", "")))
-
-
-def as_commands(words: str) -> str:
-    """Name commands where the text names tools: a reader in a terminal has no `pool_get`."""
-
-    def command(found: re.Match[str]) -> str:
-        tool = TOOLS.get(found[1])
-        return f"'mcp-pools {tool.command}'" if tool else found[0]
-
-    return re.sub(r"[`']?\b(pool_[a-z]+)\b(?!\()[`']?", command, words)
 
 
 def _usage(wrong: click.ClickException) -> str:
