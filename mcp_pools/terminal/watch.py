@@ -60,12 +60,12 @@ def way(arguments: dict[str, Any], typed: dict[str, Any], options: Options) -> C
     if arguments or not _is_for_a_person(options):
         return None
 
-    def live() -> int:
+    def show() -> int:
         from mcp_pools.terminal import live
 
         return live.run(typed["refresh"] or REFRESH, options)
 
-    return live
+    return show
 
 
 def _following(arguments: dict[str, Any], typed: dict[str, Any], options: Options) -> Callable[[], int]:
@@ -78,12 +78,12 @@ def _following(arguments: dict[str, Any], typed: dict[str, Any], options: Option
         if given:
             raise click.UsageError(f"--follow and {name} contradict each other. Leave one of them out.")
 
-    def follow() -> int:
+    def stream() -> int:
         from mcp_pools.terminal import follow
 
         return follow.run(arguments.get("cursor"), options)
 
-    return follow
+    return stream
 
 
 def _is_for_a_person(options: Options) -> bool:
