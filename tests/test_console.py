@@ -373,7 +373,7 @@ def test_progress_goes_to_standard_error(home: Path, capsys: pytest.CaptureFixtu
         assert console.main(["execute", "-t", "echo", "--payload", "a=1", "-f", "progress"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["status"] == "completed"
-    assert printed.err == "execute …\nexecute  1/4 (25%)  ab c\n"
+    assert printed.err == "execute …\nexecute  ━━━━━━──────────────────   25%  1/4  ab c\n"
 
 
 def test_serve_hands_its_flags_to_the_bridge() -> None:
