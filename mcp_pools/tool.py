@@ -102,12 +102,18 @@ class Tool:
         }
         return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
 
+    @property
+    def model(self) -> type:
+        """The dataclass of what the tool returns."""
+        returned: type = self._evaluated(self.function.__annotations__["return"])
+        return returned
+
     @cached_property
     def result(self) -> TypeAdapter[Any]:
         """The type of what the tool returns."""
         from pydantic import TypeAdapter
 
-        return TypeAdapter(self._evaluated(self.function.__annotations__["return"]))
+        return TypeAdapter(self.model)
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:

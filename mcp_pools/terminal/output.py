@@ -43,7 +43,7 @@ def shared_options(server: bool = True) -> list[click.Parameter]:
         about = "Ask the server at this URL instead of this machine's own."
         made.append(click.Option(["--server", "server_"], metavar="URL", help=about))
     about = "Configuration to use instead of the user's own."
-    made.append(click.Option(["--config", "config_"], metavar="FILE", help=about))
+    made.append(click.Option(["--config", "config_"], metavar="FILE", type=click.Path(), help=about))
     return made
 
 
