@@ -6,12 +6,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from mcp_pools.terminal import completion
 from mcp_pools.terminal.output import Options, complain, shared_options, show
 
 if TYPE_CHECKING:
     from mcp_pools.task_type import TaskType
+
+
+class Serve(click.Command):
+    """A command whose flags click does not know."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The flags that its own parser knows."""
+        from mcp_pools import serve
+
+        names = serve.names()
+        return [CompletionItem(name, help=words) for name, words in names if name.startswith(incomplete)]
 
 
 def serve() -> click.Command:
@@ -22,16 +34,9 @@ def serve() -> click.Command:
 
         return serve.main(list(words))
 
-    def flags(_: str | None) -> completion.Found:
-        from mcp_pools import serve
-
-        return serve.names()
-
-    return click.Command(
+    return Serve(
         "serve",
-        params=[
-            click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, shell_complete=completion.of(flags))
-        ],
+        params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
         callback=run,
         short_help="Serve the tools to an MCP client",
         add_help_option=False,
