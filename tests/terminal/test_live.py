@@ -45,7 +45,7 @@ def test_a_picture_is_as_large_as_the_terminal(terminal: Open) -> None:
     """Also after that has changed, without waiting for the next look."""
     shown = terminal("watch", "-r", "60")
     shown.shows("local")
-    assert (len(shown.picture), {len(line) for line in shown.picture}) == (24, {80})
+    shown.until(lambda: (len(shown.picture), {len(line) for line in shown.picture}) == (24, {80}))
     shown.resize(40, 15)
     shown.until(lambda: (len(shown.picture), {len(line) for line in shown.picture}) == (15, {40}))
     shown.resize(160, 50)
