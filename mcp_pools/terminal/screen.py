@@ -163,7 +163,7 @@ def _event(event: Record, width: int, names: int) -> Text:
 
 def _footer(seen: Observed, view: View, width: int, top: int, shown: int) -> Text:
     if seen.trouble:
-        return Text(f"✗ {seen.trouble}", style="bold red")
+        return Text(f"✗ {one_line(seen.trouble)}", style="bold red")
     keys = [("q", "quit"), ("s", "sort"), ("r", "reverse"), ("p", "resume" if view.paused else "pause")]
     if shown < len(seen.pools):
         keys.append(("↑↓", "scroll"))
