@@ -65,7 +65,7 @@ class FullScreen:
 
     def show(self, lines: Sequence[str]) -> None:
         """Draw whole lines over what is there, without clearing it first: that would flicker."""
-        _write("\x1b[H" + "\n".join(lines))
+        _write("\x1b[?2026h\x1b[H" + "\n".join(lines) + "\x1b[?2026l")  # shown at once, where it can be
 
     def wait(self, seconds: float) -> bytes:
         """Wait for keys, a wake-up or the time; what was typed.

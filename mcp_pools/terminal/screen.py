@@ -106,18 +106,11 @@ def _totals(seen: Observed, width: int, now: float) -> Text:
     total = sum(pool["workers"]["total"] for pool in seen.pools)
     most = sum(pool["max_workers"] for pool in seen.pools)
     failed = sum(seen.failed.values())
-    queued, done = (
-        short(sum(pool["queue_size"] for pool in seen.pools)),
-        f"{rate_in_words(sum(seen.rates(now).values()))}/s",
-    )
+    queued = short(sum(pool["queue_size"] for pool in seen.pools))
+    done = f"{rate_in_words(sum(seen.rates(now).values()))}/s"
     if width < ROOMY:
-        said = [
-            f"{busy}/{total} busy",
-            f"{queued} queued",
-            done,
-            *([f"{short(failed)} failed"] if failed else []),
-        ]
-        return _joined([Text(each) for each in said], width)
+        said = [f"{busy}/{total} busy", f"{queued} queued", done]
+        return _joined([Text(each) for each in [*said, *[f"{short(failed)} failed"] * bool(failed)]], width)
     bar = meter(busy, total, most, 10).append(f" {busy}/{total}")
     sparks = Text.assemble((sparkline(seen.history(now, 15)), "cyan"), f" {done}")
     lost = Text(short(failed), style="red" if failed else "")

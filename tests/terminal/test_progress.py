@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peers import ok, owner_peer
+from pseudo_terminal import COMMAND
 
 from mcp_pools.terminal.progress import Pace, ProgressLine, bar
 
@@ -143,3 +149,41 @@ def test_the_last_line_is_not_said_twice() -> None:
     silent: Any = io.StringIO()
     ProgressLine("execute", silent, clock).clear()
     assert silent.getvalue() == ""
+
+
+def test_at_forty_columns_a_person_sees_a_bar_and_then_the_result(terminal: Any, home: Path) -> None:
+    """The bar is drawn over in one line that never wraps, and is gone when the result comes."""
+
+    def answer(name: str, arguments: dict[str, Any], say: Any) -> dict[str, Any]:
+        for done in (1, 2, 3):
+            said = {"progress": done, "total": 4, "message": "a long word about what is being done"}
+            say({"jsonrpc": "2.0", "method": "notifications/progress", "params": said})
+        return ok({"answer": 42})
+
+    with owner_peer(home, answer):
+        shown = terminal("execute", "-t", "echo", "--payload", "a=1", "-f", "progress", columns=40)
+        assert shown.status() == 0
+    waited, _, result = shown.written.rpartition("\r\x1b[2K")
+    drawn = re.split(r"\r\x1b\[2K", waited)[1:]
+    assert any("25%" in each for each in drawn)
+    assert all(len(each) < 40 and "\n" not in each for each in drawn)
+    assert "42" in result
+
+
+def test_a_log_gets_lines_and_a_pipe_the_result(surroundings: dict[str, str], home: Path) -> None:
+    """Standard error and standard output are not mixed."""
+
+    def answer(name: str, arguments: dict[str, Any], say: Any) -> dict[str, Any]:
+        for done in range(1, 1001):
+            said = {"progress": done, "total": 1000}
+            say({"jsonrpc": "2.0", "method": "notifications/progress", "params": said})
+        return ok({"answer": 42})
+
+    words = [COMMAND, "execute", "-t", "echo", "--payload", "a=1", "-f", "progress"]
+    with owner_peer(home, answer):
+        done = subprocess.run(words, env=surroundings, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == {"answer": 42}
+    lines = done.stderr.splitlines()
+    assert lines[0] == "execute …"
+    assert "1000/1000" in lines[-1]
+    assert len(lines) < 20
