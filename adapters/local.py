@@ -39,7 +39,7 @@ from mcp_pools.models import Health, PoolSpec, Worker
 from mcp_pools.wire import ChannelClosed
 from mcp_pools.worker_process import Journal, WorkerProcess, end_strangers
 
-AHEAD: Final = 32
+AHEAD: Final = 64
 """Launches a worker may hold, the one it runs included, while they are short."""
 
 SHORT_SECONDS: Final = 0.005

@@ -6,17 +6,22 @@ imports neither pydantic nor asyncio nor the MCP SDK, and rich only to draw a ta
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 import click
 
 import mcp_pools.tools  # noqa: F401 - fills TOOLS
 from mcp_pools import __version__
-from mcp_pools.errors import exit_code, nearest
+from mcp_pools.errors import nearest
 from mcp_pools.terminal import flags, own
+from mcp_pools.terminal.additions import ADDITIONS, Addition
 from mcp_pools.terminal.output import Options, complain, shared_options, show
+from mcp_pools.terminal.refusal import as_commands, refuse
 from mcp_pools.tool import TOOLS, Tool
 
 INTERRUPTED: Final = 130
@@ -37,13 +42,44 @@ def main(argv: list[str]) -> int:
 
 def app() -> click.Group:
     """All commands; each is made when it is used."""
-    about = "Run durable tasks on pools of workers: the tools that MCP clients use, from a terminal."
-    group = Commands("mcp-pools", help=about, context_settings={"help_option_names": ["-h", "--help"]})
+    names = {"help_option_names": ["-h", "--help"]}
+    group = Commands("mcp-pools", help=_ABOUT, epilog=_MORE, context_settings=names)
     return click.version_option(__version__, message="mcp-pools %(version)s")(group)
+
+
+_ABOUT: Final = "Run durable tasks on pools of workers: the tools that MCP clients use, from a terminal."
+_MORE: Final = """Example:
+
+\b
+  mcp-pools execute -t compute --payload 'expression=6 * 7'
+
+'mcp-pools COMMAND --help' has the flags, the result and an example of each command.
+
+\b
+Complete words with Tab, in bash (zsh_source and fish_source for those):
+  eval "$(_MCP_POOLS_COMPLETE=bash_source mcp-pools)"
+"""
+_SECTIONS: Final = {"execution": "Work", "pools": "Pools", "monitoring": "What happens"}
+"""The headings of the tools' sets; another set has its own name."""
 
 
 class Commands(click.Group):
     """Finds a command by its tool; a tool that is not there has no command."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by what they are for, the console's own last."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in _SECTIONS.values()}
+        for tool in TOOLS.values():
+            title = _SECTIONS.get(tool.toolset, tool.toolset.capitalize())
+            sections.setdefault(title, []).append((tool.command, tool.title))
+        sections["This console"] = [
+            (name, make().get_short_help_str()) for name, make in own.COMMANDS.items()
+        ]
+        for title, rows in sections.items():
+            if not rows:
+                continue
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The tools' commands in the tools' order, then the console's own."""
@@ -71,13 +107,16 @@ class ToolCommand(click.Command):
     """The command of one tool."""
 
     def __init__(self, tool: Tool) -> None:
+        self.addition = ADDITIONS.get(tool.name)
+        own_flags = self.addition.flags() if self.addition else []
+        examples = [tool.example, *(self.addition.examples if self.addition else ())]
         super().__init__(
             tool.command,
-            params=[*flags.flags(tool), *shared_options()],
+            params=[*flags.flags(tool), *own_flags, *shared_options()],
             callback=self._run,
-            help=as_commands(tool.description),
+            help=_help(tool, self.addition),
             short_help=tool.title,
-            epilog=f"Example:\n\n\b\n  {tool.example}" if tool.example else None,
+            epilog="Example{}:\n\n\b\n  {}".format("s" * (len(examples) > 1), "\n  ".join(examples)),
         )
         self.tool = tool
 
@@ -91,8 +130,39 @@ class ToolCommand(click.Command):
         super().format_options(ctx, formatter)
 
     def _run(self, **typed: Any) -> int:
-        options = Options.taken_from(typed)
-        return run(self.tool, flags.arguments(self.tool, typed), options)
+        arguments, options = flags.arguments(self.tool, typed), Options.taken_from(dict(typed))
+        way = self.addition.way(arguments, typed, options) if self.addition else None
+        return run_otherwise(way) if way else run(self.tool, arguments, options)
+
+
+def _help(tool: Tool, addition: Addition | None) -> str:
+    """What the tool does, what the console adds, and what comes back."""
+    results = [_result(model) for model in tool.models if is_dataclass(model)]
+    parts = [tool.description, addition.help if addition else "", *results]
+    return as_commands("\n\n".join(filter(None, parts)))
+
+
+def _result(model: type) -> str:
+    """What a model is, and the names of its fields."""
+    about = (inspect.getdoc(model) or "").split("\n\n")[0].replace("\n", " ")
+    about = re.sub(r"^The answer of `\w+`[:.] ?", "", about)
+    names = ", ".join(each.name for each in fields(model))
+    return " ".join(filter(None, ["Result:", about, f"In JSON: {names}."]))
+
+
+def run_otherwise(way: Callable[[], int]) -> int:
+    """Run a command in a way of its own, and put in words what ends it; the exit status."""
+    from mcp_pools.client import Unreachable
+    from mcp_pools.terminal.reach import Refused
+
+    try:
+        return way()
+    except Unreachable as silence:
+        return _fail(4, str(silence), None)
+    except Refused as refused:
+        return refuse(refused.data)
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "interrupted.", None)
 
 
 def run(tool: Tool, arguments: dict[str, Any], options: Options) -> int:
@@ -148,23 +218,6 @@ def status_of(data: dict[str, Any]) -> int:
         ended_badly = data.get("status") in ("failed", "cancelled", "timed_out")
         return int(ended_badly or bool(data.get("failed")))
     return int(data.get("status") in ("degraded", "unhealthy"))
-
-
-def refuse(data: dict[str, Any]) -> int:
-    """Say why a call was refused; the exit status of its code."""
-    error = data.get("error", {})
-    complain(f"{error.get('message', 'refused')} {as_commands(str(error.get('next') or ''))}")
-    return exit_code(str(error.get("code", "")))
-
-
-def as_commands(words: str) -> str:
-    """Name commands where the text names tools: a reader in a terminal has no `pool_get`."""
-
-    def command(found: re.Match[str]) -> str:
-        tool = TOOLS.get(found[1])
-        return f"'mcp-pools {tool.command}'" if tool else found[0]
-
-    return re.sub(r"[`']?\b(pool_[a-z]+)\b(?!\()[`']?", command, words)
 
 
 def _usage(wrong: click.ClickException) -> str:

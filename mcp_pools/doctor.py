@@ -20,7 +20,7 @@ from mcp_pools.agents import installing, known
 from mcp_pools.errors import PoolsError
 from mcp_pools.home import Hello, Home, connect
 from mcp_pools.policy import Judge
-from mcp_pools.terminal.views import size
+from mcp_pools.terminal.general import size
 
 Verdict = Literal["ok", "warning", "failed"]
 
@@ -144,7 +144,7 @@ def _echo(home: Home, config: str | None) -> tuple[Verdict, str, str]:
     from contextlib import closing
 
     from mcp_pools.client import Client, SocketTransport
-    from mcp_pools.terminal.views import seconds
+    from mcp_pools.terminal.general import seconds
 
     sent = {"task_type": "echo", "payload": {"doctor": "hello"}, "timeout": 20.0}
     with closing(Client(SocketTransport(connect(home, Hello.here("console", config))))) as client:

@@ -45,6 +45,12 @@ def _names(given: list[str]) -> list[str]:
     return [name.strip() for part in given for name in part.split(",") if name.strip()]
 
 
+def names() -> list[tuple[str, str]]:
+    """The flags' names, each with its words: for the shell's completion."""
+    actions = parser()._actions  # argparse lists them nowhere else
+    return [(name, each.help or "") for each in actions for name in each.option_strings]
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags of `serve`."""
     made = _OneLine(

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from mcp_pools.errors import PoolsError, explain, nearest
 
@@ -102,12 +102,22 @@ class Tool:
         }
         return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
 
+    @property
+    def models(self) -> tuple[type, ...]:
+        """The dataclasses of what the tool returns: one of these."""
+        returned = self._returned
+        return get_args(returned) or (returned,)
+
+    @property
+    def _returned(self) -> Any:
+        return self._evaluated(self.function.__annotations__["return"])
+
     @cached_property
     def result(self) -> TypeAdapter[Any]:
         """The type of what the tool returns."""
         from pydantic import TypeAdapter
 
-        return TypeAdapter(self._evaluated(self.function.__annotations__["return"]))
+        return TypeAdapter(self._returned)
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,22 @@ class OwnerPeer:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.home.socket))
         self._listener.listen()
+        self._connection: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.hang_up()
         self._thread.join()
         self.home.forget_owner()
+
+    def hang_up(self) -> None:
+        """End the present connection, as an owner that dies does; the next one is answered."""
+        if self._connection:
+            with suppress(OSError):  # It may have ended by itself.
+                self._connection.shutdown(socket.SHUT_RDWR)
 
     def called(self) -> list[tuple[str, dict[str, Any]]]:
         calls = [each["params"] for each in self.received if each["method"] == "tools/call"]
@@ -62,8 +70,10 @@ class OwnerPeer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self._connection = connection
             with connection, connection.makefile("rb") as lines:
                 self._session(connection, lines)
+            self._connection = None
             self.ended.set()
 
     def _session(self, connection: socket.socket, lines: Any) -> None:

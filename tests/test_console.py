@@ -131,6 +131,29 @@ def test_help_has_the_description_and_the_example(tool: Tool, capsys: pytest.Cap
     assert all(" ".join(each.help.split())[:20] in printed for each in tool.parameters)
 
 
+@pytest.mark.parametrize("name", [*(tool.command for tool in TOOLS.values()), "task-types", "doctor"])
+def test_help_says_what_comes_back_and_shows_an_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every command, the console's own too; no help names a tool where a command is meant."""
+    assert console.main([name, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "Result: " in printed
+    assert f"  mcp-pools {name}" in printed.partition("Example")[2]
+    assert "In JSON: ." not in printed
+
+
+def test_the_help_of_all_is_in_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command stands once, below what it is for; the end says where to read on."""
+    assert console.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    places = [printed.index(f"\n{title}:\n") for title in ("Work", "Pools", "What happens", "This console")]
+    assert places == sorted(places)
+    for name in [*(tool.command for tool in TOOLS.values()), *own.COMMANDS]:
+        assert sum(line.split()[:1] == [name] for line in printed.splitlines()) == 1
+    assert "mcp-pools COMMAND --help" in " ".join(printed.split())
+
+
 def test_a_deleted_tool_has_no_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,7 +396,7 @@ def test_progress_goes_to_standard_error(home: Path, capsys: pytest.CaptureFixtu
         assert console.main(["execute", "-t", "echo", "--payload", "a=1", "-f", "progress"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["status"] == "completed"
-    assert printed.err == "execute …\nexecute  1/4 (25%)  ab c\n"
+    assert printed.err == "execute …\nexecute  ━━━━━━──────────────────   25%  1/4  ab c\n"
 
 
 def test_serve_hands_its_flags_to_the_bridge() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from rich.cells import cell_len
 
 from mcp_pools.formats import render
+from mcp_pools.models import Distribution, ItemResult, Rebalanced, TaskError
 from mcp_pools.terminal.plain_text import one_line, plain
 
 POOL = {
@@ -120,7 +124,44 @@ HEALTH = {
         },
     ],
 }
+
+
+def as_json(result: Any) -> dict[str, Any]:
+    """A model as its tool returns it."""
+    dumped: dict[str, Any] = TypeAdapter(type(result)).dump_python(result, mode="json")
+    return dumped
+
+
+def item(index: int, failed: bool = False) -> ItemResult:
+    """What became of one item."""
+    error = TaskError(code="task_error", message=f"division by zero at {index}") if failed else None
+    status, result = ("failed", None) if failed else ("completed", {"n": index})
+    return ItemResult(
+        index=index, task_id=f"t_{index}", pool="local", status=status, result=result, error=error
+    )
+
+
+DISTRIBUTION = Distribution(
+    distribution_id="d_01J0000000000000000000000",
+    task_type="compute",
+    strategy="map_reduce",
+    status="completed",
+    total=60,
+    succeeded=58,
+    failed=2,
+    cancelled=0,
+    pools={"local": 60},
+    created_at=datetime(2026, 7, 28, 12, tzinfo=UTC),
+    finished_at=datetime(2026, 7, 28, 12, 0, 1, tzinfo=UTC),
+    results=[item(index, failed=index in (3, 55)) for index in range(60)],
+    reduced=1770,
+    error=None,
+    next=None,
+)
+MOVED = Rebalanced(moved=[{"task_id": "t_1", "from": "local", "to": "gpu"}], why="local had 9 queued.")
 RESULTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "distribute": ("pool_distribute", as_json(DISTRIBUTION)),
+    "rebalance": ("pool_rebalance", as_json(MOVED)),
     "list": ("pool_list", {"pools": [POOL, {**POOL, "name": "b" * 40, "status": "failed"}], "total": 2}),
     "no pools": ("pool_list", {"pools": [], "total": 0}),
     "get": ("pool_get", {**POOL, "worker_rows": [WORKER, {**WORKER, "task_id": None}], "metrics": METRICS}),
@@ -177,7 +218,7 @@ def test_nothing_that_counts_is_lost(name: str, width: int) -> None:
     for key in ("name", "task_id", "id"):
         assert str(data.get(key, "")) in together
     for each in data.get("pools", ()):
-        assert each["status"] in together
+        assert (each["status"] if isinstance(each, dict) else each) in together
 
 
 def test_colour_brings_marks_and_colours() -> None:
@@ -234,6 +275,48 @@ def test_a_failure_shows_its_error_its_details_and_its_output() -> None:
 
 def test_a_waiting_task_says_why() -> None:
     assert "no_idle_worker: all 4 workers are busy" in drawn("waiting")
+
+
+def test_a_distribution_shows_its_sum_its_pools_and_what_failed_before_the_items() -> None:
+    """The order in which they are asked for; a failure keeps its index, also beyond the rows shown."""
+    lines = drawn("distribute").split("\n")
+    assert lines[0].split("  ") == [
+        "completed",
+        "d_01J0000000000000000000000",
+        "map_reduce",
+        "58 of 60 succeeded, 2 failed",
+    ]
+    places = [lines.index(title) for title in ("reduced", "pools", "failed", "results")]
+    assert places == sorted(places)
+    assert lines[places[0] + 1] == "1770"
+    failed = lines[places[2] : places[3]]
+    assert any(line.split()[0] == "55" and "division by zero at 55" in line for line in failed if line)
+
+
+def test_a_long_distribution_says_how_many_items_it_does_not_show() -> None:
+    """The table ends, and names the format that does not."""
+    text = drawn("distribute")
+    assert text.endswith("… and 10 more; -f json shows all")
+    assert '{"n": 49}' in text
+    assert '{"n": 50}' not in text
+    short = as_json(replace(DISTRIBUTION, results=DISTRIBUTION.results[:50]))
+    assert "more" not in render("pool_distribute", short, "table", 80, False)
+
+
+def test_a_fold_that_failed_says_why() -> None:
+    """The items are there all the same; nothing stands for the sum that is none."""
+    error = TaskError(code="task_error", message="cannot add a text to 1")
+    data = as_json(replace(DISTRIBUTION, reduced=None, error=error))
+    lines = render("pool_distribute", data, "table", 80, False).split("\n")
+    assert "error  task_error: cannot add a text to 1" in lines
+    assert "reduced" not in lines
+
+
+def test_what_was_rebalanced_is_counted_explained_and_listed() -> None:
+    """From where and to where, one task a row."""
+    lines = drawn("rebalance").split("\n")
+    assert lines[:2] == ["1 task moved", "local had 9 queued."]
+    assert lines[-1].split() == ["t_1", "local", "gpu"]
 
 
 def test_nested_results_are_indented_json() -> None:

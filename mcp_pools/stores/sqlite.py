@@ -54,8 +54,8 @@ from mcp_pools.stores.sql import sqlite_search as searching
 
 log = logging.getLogger(__name__)
 
-INDEX_SECONDS: Final = 0.5
-"""The index of texts is this far behind the tasks at most, and the time it takes."""
+INDEX_SECONDS: Final = 0.4
+"""How often the index of texts is brought up to where the tasks were the last time."""
 
 FLUSH_SECONDS: Final = 5.0
 """How long closing may take for the index."""
@@ -102,6 +102,8 @@ class SqliteStore:
         self._stale = asyncio.Event()
         self._next_commit: asyncio.Future[None] | None = None
         self._ended: set[str] = set()
+        self._settled = 0
+        """Tasks up to this n were there when the index was last looked at."""
         self.commits = 0
         """Transactions so far: with one sync each, the syncs."""
 
@@ -264,13 +266,20 @@ class SqliteStore:
             await asyncio.sleep(INDEX_SECONDS)
 
     async def _index_new(self, whole: bool) -> None:
-        """Index all that the index lacks; of tasks that end just now, the next time."""
+        """Index what is not quite new; of tasks that end just now, the next time.
+
+        Most tasks end soon, and it costs half as much to index them when they have.
+        """
         assert self._group is not None
         ended, self._ended = self._ended, set()
         asked = None if whole else ended
-        while entries := await self._ask(lambda db: searching.behind(db, asked)):
+        newest = await self._ask(searching.newest)
+        upto, self._settled = self._settled, newest
+        while entries := await self._ask(lambda db: searching.behind(db, asked, upto)):
             await self._group.aside(partial(self._index, entries))
         self._ended |= await self._ask(lambda db: searching.still_open(db, ended))
+        if upto < newest:
+            self._stale.set()
 
     def _index(self, entries: Sequence[searching.Entry]) -> None:
         """Without a sync of its own: what a crash takes from the index is found to be lacking."""
@@ -285,7 +294,9 @@ class SqliteStore:
         """Index the rest when nothing is committed any more; a very long one is left to the next owner."""
         deadline = time.monotonic() + FLUSH_SECONDS
         with contextlib.suppress(sqlite3.Error):
-            while time.monotonic() < deadline and (entries := searching.behind(self._read, None)):
+            while time.monotonic() < deadline and (
+                entries := searching.behind(self._read, None, searching.newest(self._read))
+            ):
                 self._index(entries)
 
     # Reads: on the reader's thread.

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 
 import click
 
+from mcp_pools.terminal.completion import completer
 from mcp_pools.tool import Parameter, Tool
 
 NO_OPS: Final[dict[str, tuple[tuple[str, ...], str, str]]] = {
@@ -44,7 +45,7 @@ def is_list(parameter: Parameter) -> bool:
 
 def flags(tool: Tool) -> list[click.Parameter]:
     """Every flag and argument of a tool's command."""
-    made = [_positional(each) for each in tool.parameters if each.name in tool.positional]
+    made = [_positional(tool, each) for each in tool.parameters if each.name in tool.positional]
     made += [_option(tool, each) for each in tool.parameters if each.name not in tool.positional]
     if tool.name in NO_OPS:
         names, _, words = NO_OPS[tool.name]
@@ -76,8 +77,13 @@ def _value(parameter: Parameter, typed: Any) -> Any:
     return list(typed) if is_list(parameter) else typed
 
 
-def _positional(parameter: Parameter) -> click.Parameter:
-    return click.Argument([parameter.name], required=parameter.required, type=_type(parameter))
+def _positional(tool: Tool, parameter: Parameter) -> click.Parameter:
+    return click.Argument(
+        [parameter.name],
+        required=parameter.required,
+        type=_type(parameter),
+        shell_complete=completer(tool, parameter),
+    )
 
 
 def _option(tool: Tool, parameter: Parameter) -> click.Parameter:
@@ -92,6 +98,7 @@ def _option(tool: Tool, parameter: Parameter) -> click.Parameter:
         default=None,
         multiple=several,
         type=_type(parameter),
+        shell_complete=completer(tool, parameter),
         help=_help(parameter),
         metavar="JSON|@FILE|-|K=V" if is_object(parameter) else None,
     )

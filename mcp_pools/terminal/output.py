@@ -43,7 +43,7 @@ def shared_options(server: bool = True) -> list[click.Parameter]:
         about = "Ask the server at this URL instead of this machine's own."
         made.append(click.Option(["--server", "server_"], metavar="URL", help=about))
     about = "Configuration to use instead of the user's own."
-    made.append(click.Option(["--config", "config_"], metavar="FILE", help=about))
+    made.append(click.Option(["--config", "config_"], metavar="FILE", type=click.Path(), help=about))
     return made
 
 
@@ -60,14 +60,34 @@ def show(name: str, data: dict[str, Any], options: Options) -> None:
 
     from mcp_pools.formats import render
 
-    terminal = sys.stdout.isatty()
-    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    text = render(name, data, options.shown, shutil.get_terminal_size().columns, color, indent=terminal)
+    width = shutil.get_terminal_size().columns
+    write(render(name, data, options.shown, width, colored(), indent=sys.stdout.isatty()) + "\n")
+
+
+def colored() -> bool:
+    """Whether standard output is for colours: a terminal whose user did not refuse them."""
+    refused = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not refused
+
+
+def write(text: str) -> bool:
+    """Text on standard output, at once; `False` when its reader went away."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at exit; let it find a writer that takes everything.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def is_read() -> bool:
+    """Whether somebody still reads standard output, as far as its pipe can tell."""
+    import select
+
+    gone = select.poll()
+    gone.register(sys.stdout.fileno(), 0)
+    return not gone.poll(0)

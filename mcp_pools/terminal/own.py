@@ -6,11 +6,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
+from mcp_pools.terminal import completion
 from mcp_pools.terminal.output import Options, complain, shared_options, show
 
 if TYPE_CHECKING:
     from mcp_pools.task_type import TaskType
+
+
+class Serve(click.Command):
+    """A command whose flags click does not know."""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The flags that its own parser knows."""
+        from mcp_pools import serve
+
+        names = serve.names()
+        return [CompletionItem(name, help=words) for name, words in names if name.startswith(incomplete)]
 
 
 def serve() -> click.Command:
@@ -21,7 +34,7 @@ def serve() -> click.Command:
 
         return serve.main(list(words))
 
-    return click.Command(
+    return Serve(
         "serve",
         params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
         callback=run,
@@ -39,11 +52,15 @@ def task_types() -> click.Command:
 
     return click.Command(
         "task-types",
-        params=[click.Argument(["name"], required=False), *shared_options(server=False)],
+        params=[
+            click.Argument(["name"], required=False, shell_complete=completion.of(completion.task_types)),
+            *shared_options(server=False),
+        ],
         callback=run,
-        help="List what can be run. With a NAME, show that type's JSON schema and an example.",
+        help="List what can be run. With a NAME, show that type's JSON schema and an example payload.\n\n"
+        "Result: each task type's name and summary; in JSON, and with a NAME, its schema, too.",
         short_help="List what can be run",
-        epilog="Example:\n\n\b\n  mcp-pools task-types analyze",
+        epilog="Examples:\n\n\b\n  mcp-pools task-types\n  mcp-pools task-types analyze",
     )
 
 
@@ -99,7 +116,9 @@ def doctor() -> click.Command:
         "doctor",
         params=shared_options(server=False),
         callback=run,
-        help="Check this installation: Python, the state directory, the owner, a worker, the extras.",
+        help="Check this installation: Python, the state directory, the owner, a worker, the extras.\n\n"
+        "Result: what was found, each with its status and what to do about it; exit status 1 when "
+        "something failed.",
         short_help="Check this installation",
         epilog="Example:\n\n\b\n  mcp-pools doctor",
     )

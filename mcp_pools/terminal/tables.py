@@ -41,6 +41,11 @@ _GAP: Final = 2
 _NARROWEST_FOLDED: Final = 14
 
 
+def look(status: str) -> tuple[str, str]:
+    """A status' mark and its style."""
+    return _LOOKS.get(status, ("·", ""))
+
+
 def draw(page: Page, width: int, color: bool) -> str:
     """The page as text, no line wider than `width`."""
     paper = io.StringIO()
@@ -63,6 +68,8 @@ def draw(page: Page, width: int, color: bool) -> str:
 
 def _belongs(before: Block, block: Block) -> bool:
     """Whether a block continues the one before it, with no empty line between."""
+    if isinstance(before, Grid):
+        return isinstance(block, Words) and not block.title
     return isinstance(before, Headline) and isinstance(block, Words | Facts) and not block.title
 
 
@@ -84,9 +91,9 @@ def _bold(at: int) -> str:
 def _text(cell: Cell, color: bool, style: str = "") -> Text:
     if isinstance(cell, str):
         return Text(plain(cell), style=style)
-    sign, look = _LOOKS.get(cell.status, ("·", ""))
+    sign, style = look(cell.status)
     word = one_line(cell.status)
-    return Text(f"{sign} {word}", style=look) if color else Text(word)
+    return Text(f"{sign} {word}", style=style) if color else Text(word)
 
 
 def _facts(rows: list[tuple[str, Cell]], color: bool) -> Table:

@@ -41,13 +41,19 @@ class Entry(NamedTuple):
     facets: str
 
 
-def behind(db: sqlite3.Connection, ended: Set[str] | None) -> list[Entry]:
+def newest(db: sqlite3.Connection) -> int:
+    """The n of the newest task; 0 of none."""
+    return int(db.execute("SELECT coalesce(max(n), 0) FROM tasks").fetchone()[0])
+
+
+def behind(db: sqlite3.Connection, ended: Set[str] | None, upto: int) -> list[Entry]:
     """What the index lacks: new tasks, oldest first, then tasks that ended since they were indexed.
 
     Args:
+        upto: the n of the newest task that is to be in the index.
         ended: ids of tasks that may have ended; `None` looks at all that had not when they were indexed.
     """
-    found = list(_entries(db, "tasks.n > (SELECT upto FROM indexed) ORDER BY tasks.n"))
+    found = list(_entries(db, "tasks.n > (SELECT upto FROM indexed) AND tasks.n <= ? ORDER BY tasks.n", upto))
     if len(found) == MOST_TASKS:
         return found
     late = "tasks.n IN (SELECT n FROM indexed_open) AND finished_at IS NOT NULL"
