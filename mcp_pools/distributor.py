@@ -146,10 +146,11 @@ class Distributor:
         # Broadcast and named pools are where the work belongs; the rest may move among all that fit.
         common |= {"pinned": request.strategy == "broadcast" or request.pool is not None}
         types = {name: self._registry.pools[name].row.spec.type for name in set(places)}
-        ids = new_ids("t", len(places))
+        ids, created_at = new_ids("t", len(places)), common.pop("created_at")
         return [
             TaskRow(
                 task_id=ids[at],
+                created_at=created_at + at * 1e-6,  # in their order, as their ids are
                 payload=payload,
                 part=at,
                 items=parts.items[at],
@@ -330,19 +331,20 @@ class Distributor:
 
     # Shown.
 
-    async def view(self, distribution_id: str) -> Distribution | None:
-        """A distribution as it stands, living or not; `None` when there is none."""
-        whole = self.living.get(distribution_id)
-        if whole is not None:
-            rows = [shown(part) for part in whole.parts]
-            row = replace(whole.row, status=whole.status)
-            return await beside(lambda: distribution_view(row, rows), rows)
-        row_kept = await self._registry.store.distribution(distribution_id)
-        if row_kept is None:
+    async def view(self, whole: LiveDistribution) -> Distribution:
+        """A distribution that lives, or has just ended, as it stands."""
+        rows = [shown(part) for part in whole.parts]
+        row = replace(whole.row, status=whole.status)
+        return await beside(lambda: distribution_view(row, rows), rows)
+
+    async def kept(self, distribution_id: str) -> Distribution | None:
+        """A distribution as it is kept; `None` when there is none."""
+        row = await self._registry.store.distribution(distribution_id)
+        if row is None:
             return None
         kept = await self._registry.store.parts(distribution_id)
         parts = [part for part in kept if part.part != FOLD]
-        return await beside(lambda: distribution_view(row_kept, parts), parts)
+        return await beside(lambda: distribution_view(row, parts), parts)
 
 
 async def beside(work: Callable[[], T], size: Any) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -39,6 +40,12 @@ class Lane(NamedTuple):
 
     caller: str
     stealable: bool
+
+
+@functools.lru_cache(1024)
+def lane(caller: str, stealable: bool) -> Lane:
+    """The lane of one caller's tasks."""
+    return Lane(caller, stealable)
 
 
 class Whole(Protocol):
@@ -83,7 +90,7 @@ class LiveTask:
             self.row.created_at,
         )
         self.cancelling = self.row.cancel_requested_at is not None
-        self.lane = Lane(self.row.caller, not self.row.pinned and self.row.strategy in STOLEN)
+        self.lane = lane(self.row.caller, not self.row.pinned and self.row.strategy in STOLEN)
 
     @property
     def movable(self) -> bool:

@@ -44,14 +44,15 @@ T = TypeVar("T", bound=Queueable)
 class _Entry(Generic[T]):
     """A place in the queue; `item` is `None` once it was popped or removed."""
 
-    __slots__ = ("item", "key")
+    __slots__ = ("item", "key", "sequence")
 
     def __init__(self, item: T, sequence: int) -> None:
         self.item: T | None = item
-        self.key = (item.created_at - item.priority * AGEING_SECONDS, sequence)
+        self.key = item.created_at - item.priority * AGEING_SECONDS
+        self.sequence = sequence
 
 
-_Heap = list[tuple[tuple[float, int], _Entry[T]]]
+_Heap = list[tuple[float, int, _Entry[T]]]
 
 
 class PoolQueue(Generic[T]):
@@ -72,7 +73,7 @@ class PoolQueue(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         """The tasks in the order in which `pop` would give them. O(n log n), of a copy."""
-        waiting = sorted(self._entries.values(), key=lambda entry: entry.key)
+        waiting = sorted(self._entries.values(), key=lambda entry: (entry.key, entry.sequence))
         return iter([entry.item for entry in waiting if entry.item is not None])
 
     @property
@@ -85,25 +86,22 @@ class PoolQueue(Generic[T]):
         self.remove(item.task_id)
         self._pushed += 1
         entry = self._entries[item.task_id] = _Entry(item, self._pushed)
-        heappush(self._lanes.setdefault(item.lane, []), (entry.key, entry))
+        heappush(self._lanes.setdefault(item.lane, []), (entry.key, entry.sequence, entry))
 
     def peek(self, may: Callable[[Any], bool] | None = None) -> T | None:
         """The best task in a lane that `may` admits, left where it is; `None` when none waits there."""
-        best: _Entry[T] | None = None
-        for lane in tuple(self._lanes):
-            head = self._head(lane) if may is None or may(lane) else None
-            if head is not None and (best is None or head.key < best.key):
-                best = head
-        return None if best is None else best.item
+        heads = [self._head(lane) for lane in tuple(self._lanes) if may is None or may(lane)]
+        best = min(filter(None, heads), default=None)
+        return None if best is None else best[2].item
 
-    def _head(self, lane: Hashable) -> _Entry[T] | None:
+    def _head(self, lane: Hashable) -> tuple[float, int, _Entry[T]] | None:
         heap = self._lanes[lane]
-        while heap and heap[0][1].item is None:
+        while heap and heap[0][2].item is None:
             heappop(heap)
         if not heap:
             del self._lanes[lane]
             return None
-        return heap[0][1]
+        return heap[0]
 
     def pop(self, may: Callable[[Any], bool] | None = None) -> T | None:
         """Take the best task in a lane that `may` admits; `None` when none waits there."""
@@ -129,6 +127,6 @@ class PoolQueue(Generic[T]):
         """Drop a lane's emptied entries once they outnumber all that wait."""
         heap = self._lanes.get(lane, [])
         if len(heap) > 2 * len(self._entries) + 64:
-            kept = [each for each in heap if each[1].item is not None]
+            kept = [each for each in heap if each[2].item is not None]
             heapify(kept)
             self._lanes[lane] = kept

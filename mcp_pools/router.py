@@ -203,12 +203,14 @@ class Router:
 
     async def _distribution(self, distribution_id: str, wait_seconds: float) -> Distribution:
         whole = self.distributor.living.get(distribution_id)
-        if whole is not None and wait_seconds > 0:
-            await self._wait(whole, wait_seconds)
-        view = await self.distributor.view(distribution_id)
-        if view is None:
+        if whole is not None:
+            if wait_seconds > 0:
+                await self._wait(whole, wait_seconds)
+            return await self.distributor.view(whole)
+        kept = await self.distributor.kept(distribution_id)
+        if kept is None:
             raise unknown(distribution_id)
-        return view
+        return kept
 
     async def rebalance(self, *, strategy: str = "least_loaded", dry_run: bool = False) -> Rebalanced:
         """Spread what waits anew over the pools; with `dry_run` only say how."""
