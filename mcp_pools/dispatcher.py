@@ -363,6 +363,8 @@ class Dispatcher:
             return
         self._freed(pool)
         ended = self._intake.within_limits(self._interrupted(ended))
+        if ended.code == "cancelled" and live.cancelling:
+            ended = replace(ended, message=live.why_cancelled)
         if live.row.items is not None:
             ended = whole_chunk(live.row, ended)
         verdict = judge(

@@ -214,17 +214,20 @@ class Distributor:
         self.living.pop(distribution_id, None)
         await self._dispatcher.keep_cancel(distribution_id, patience=float("inf"))
         kept = await self._registry.store.distribution(distribution_id)
-        if kept is not None and kept.finished_at is None:
-            for part in await self._registry.store.parts(distribution_id):
-                self._dispatcher.tasks.setdefault(part.task_id, LiveTask(part))
-            await self.take_up(kept)
+        if kept is None or kept.finished_at is not None:
+            return
+        left = [part for part in await self._registry.store.parts(distribution_id) if not part.finished_at]
+        tasks = [LiveTask(part, cancelling=True) for part in left]
+        self._dispatcher.tasks.update((task.task_id, task) for task in tasks)
+        await self.take_up(kept)
+        self._dispatcher.enqueue_all(tasks)
 
     # Recovered.
 
     async def take_up(self, row: DistributionRow) -> None:
         """Go on with a distribution that an earlier owner left; its unfinished parts are known already."""
         rows = await self._registry.store.parts(row.distribution_id)
-        known = [self._dispatcher.tasks.get(part.task_id) or ended_task(part) for part in rows]
+        known = [self._dispatcher.tasks.get(part.task_id) or LiveTask(part) for part in rows]
         parts = [part for part, kept in zip(known, rows, strict=True) if kept.part != FOLD]
         whole = LiveDistribution(row, parts, self._all_ended, self._one_failed)
         whole.folding = next(
@@ -351,13 +354,6 @@ async def beside(work: Callable[[], T], size: Any) -> T:
     """Do work at once when it is little, else on a thread, so that nobody waits for it."""
     few = not isinstance(size, list) or len(size) <= MANY
     return work() if few else await asyncio.to_thread(work)
-
-
-def ended_task(row: TaskRow) -> LiveTask:
-    """A part that had ended before this owner came."""
-    live = LiveTask(row)
-    live.wake()
-    return live
 
 
 def shown(part: LiveTask) -> TaskRow:

@@ -89,7 +89,8 @@ class LiveTask:
             self.row.priority,
             self.row.created_at,
         )
-        self.cancelling = self.row.cancel_requested_at is not None
+        self.cancelling |= self.row.cancel_requested_at is not None
+        self._woken = self.row.finished_at is not None
         self.lane = lane(self.row.caller, not self.row.pinned and self.row.strategy in STOLEN)
 
     @property

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from mcp_pools.task_type import Context, task_type
 
@@ -53,3 +54,19 @@ def long_text(size: int) -> str:
 def surrogate() -> str:
     """JSON cannot hold it."""
     return "\ud800"
+
+
+@task_type(summary="Note each item; some fail in their first attempt", takes_items=True)
+def note_items(items: list[int], file: str, fail: list[int], context: Context) -> dict[str, Any]:
+    """One outcome for each item; those in `fail` fail until the second attempt."""
+    with open(file, "a") as opened:
+        opened.write("".join(f"{item}\n" for item in items))
+    bad = {"error": {"code": "task_error", "message": "not yet"}}
+    failing = fail if context.attempt == 1 else []
+    return {"items": [bad if item in failing else {"result": item * 10} for item in items]}
+
+
+@task_type(summary="Sum of squares", takes_items=True)
+def sum_of_squares(items: list[float]) -> float:
+    """What a fold of one's own may be."""
+    return sum(item * item for item in items)
