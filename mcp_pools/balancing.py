@@ -53,10 +53,13 @@ class Balancing:
     def waits_elsewhere(self, pool: LivePool, now: float) -> LiveTask | None:
         """Take the best task that may leave the pool with the longest queue for its size."""
         admitted = self._admitted(pool, now)
+
+        def may(lane: Lane) -> bool:
+            fits = lane.stealable and self._registry.fleet.admits(pool.name, lane.task_type, lane.selector)
+            return fits and (admitted is None or admitted(lane))
+
         for other in sorted(self._registry.waiting.values(), key=_longest):
-            live = other.queue.peek(lambda lane: lane.stealable and (admitted is None or admitted(lane)))
-            if live is not None and self._fits(live, pool):
-                other.queue.remove(live.task_id)
+            if (live := other.queue.pop(may)) is not None:
                 self._registry.loaded(other)
                 return live
         return None
@@ -65,9 +68,6 @@ class Balancing:
         """Which lanes' tasks may start on a pool now, as the limits have it; `None`: all."""
         quotas = self._registry.quotas
         return (lambda lane: quotas.refused(pool.name, lane.caller, now) is None) if quotas.limited else None
-
-    def _fits(self, live: LiveTask, pool: LivePool) -> bool:
-        return self._registry.fleet.admits(pool.name, live.row.task_type, live.row.selector)
 
     # Spreading what waits anew.
 
@@ -80,7 +80,7 @@ class Balancing:
         rooms = {pool.name: self.room(pool) for pool in self._registry.pools.values() if not pool.draining}
         moves: list[Move] = []
         for (task_type, wanted), waiting in self._movable(rooms).items():
-            fitting = self._registry.fleet.rooms(task_type, dict(wanted))
+            fitting = self._registry.fleet.rooms(task_type, wanted)
             moves += self._spread(strategy, rng, waiting, [rooms[load.name] for load in fitting])
         return moves
 
@@ -90,8 +90,7 @@ class Balancing:
         for pool in self._registry.pools.values():
             for live in pool.queue if pool.name in rooms else ():
                 if live.movable:
-                    row = live.row
-                    asked[row.task_type, tuple(sorted((row.selector or {}).items()))].append(live)
+                    asked[live.lane.task_type, live.lane.selector].append(live)
                     rooms[pool.name].load -= 1
                     rooms[pool.name].room += 1
         return asked

@@ -26,6 +26,7 @@ from mcp_pools.chunks import still_to_do, whole_chunk
 from mcp_pools.commits import Commits
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Progress
+from mcp_pools.moves import Moves
 from mcp_pools.pool import LivePool, LiveTask
 from mcp_pools.states import Verdict, judge, step
 from mcp_pools.store import Accept, EventRow, PutAffinity, RequestCancel, TaskRow, Update
@@ -46,6 +47,7 @@ class Dispatcher:
         self._intake = intake
         self._rng = rng
         self.balancing = Balancing(registry)
+        self.moves = Moves(self, registry)
         self._stirred: dict[str, LivePool] = {}
         self._early: list[tuple[LivePool, AdapterEvent]] | None = []
         self.leaving = False
@@ -130,7 +132,7 @@ class Dispatcher:
         if kept is not None:
             live.row, live.cancelling, self.tasks[task_id] = kept, True, live
             message = "It could not be told whether it was accepted."
-            self._finish(live, Verdict("cancel"), Ended(kept.attempt_id, "cancelled", message=message))
+            self.finish(live, Verdict("cancel"), Ended(kept.attempt_id, "cancelled", message=message))
 
     # Queued: it waits for a slot.
 
@@ -151,6 +153,7 @@ class Dispatcher:
         self.stir(pool)
 
     def _queue(self, pool: LivePool, live: LiveTask) -> None:
+        self._arrived(live)
         delay = (live.row.not_before or 0.0) - time.time()
         if live.row.status != "queued":
             return  # it was cancelled, or moved and started, while it still was being kept
@@ -159,7 +162,7 @@ class Dispatcher:
         elif delay > 0:
             asyncio.get_running_loop().call_later(delay, self._due, live)
         elif pool.draining:
-            self.rehome(pool, live)
+            self.moves.rehome(pool, live)
         else:
             pool.queue.push(live)
 
@@ -168,60 +171,14 @@ class Dispatcher:
         if live.row.status != "queued" or live.task_id not in self.tasks or self.leaving:
             return
         if pool is None:
-            self.rehome(None, live)
+            self.moves.rehome(None, live)
         else:
             self.enqueue(pool, live)
 
-    def vacate(self, pool: LivePool) -> None:
-        """Send away what waits on a pool that closes: in its queue, or for its next attempt."""
-        now = time.time()
-        leaving = [
-            live
-            for live in self.tasks.values()
-            if live.row.pool == pool.name
-            and live.row.status == "queued"
-            and (live.row.not_before or 0.0) > now
-        ]
-        while (live := pool.queue.pop()) is not None:
-            leaving.append(live)
-        for live in leaving:
-            self.rehome(pool, live)
-
-    def rehome(self, pool: LivePool | None, live: LiveTask) -> None:
-        """Move a queued task off a pool that closes; it ends when no other pool may run it."""
-        row = live.row
-        try:
-            if row.pinned:
-                raise PoolsError("unsupported", f"It was pinned to pool {row.pool!r}, which has closed.")
-            to = self.choose(row)
-        except PoolsError as none:
-            if none.code != "queue_full":
-                self._finish(
-                    live, Verdict("cancel"), Ended(row.attempt_id, "cancelled", message=none.message)
-                )
-                return
-            to = self._shortest(row)  # it was accepted once: no bound on queues takes that back
-        self.move(live, to)
-
-    def move_all(self, moves: Iterable[tuple[LiveTask, LivePool]]) -> None:
-        """Let tasks that wait on one pool wait on another instead."""
-        for live, to in moves:
-            pool = self._registry.pools[live.row.pool or ""]
-            if pool.queue.remove(live.task_id) is not None:
-                self._registry.loaded(pool)
-                self.move(live, to)
-
-    def move(self, live: LiveTask, to: LivePool) -> None:
-        """Let a task that waits in no queue just now wait on another pool."""
-        row = live.row
-        came_from, row.pool, row.pool_type = row.pool, to.name, to.row.spec.type
-        event = self._event(live, "moved", **{"from": came_from})
-        self.commits.after(Update(row, row.launch, event), partial(self.enqueue, to, live))
-
-    def _shortest(self, row: TaskRow) -> LivePool:
-        """The pool with the fewest tasks waiting, of those that may run this one."""
-        names = self._registry.fleet.candidates(row.task_type, row.selector)
-        return min((self._registry.pools[name] for name in names), key=lambda pool: len(pool.queue))
+    def _arrived(self, live: LiveTask) -> None:
+        if live.heading_for is not None:
+            live.heading_for.arriving -= 1
+            live.heading_for = None
 
     def stir(self, pool: LivePool) -> None:
         """Look for work for a pool, once all that comes in this turn of the event loop is known."""
@@ -253,12 +210,12 @@ class Dispatcher:
                 came_from, fence = live.row.pool, live.row.launch
                 self._take(pool, live, slot)
                 moved = {} if came_from == pool.name else {"from": came_from}
-                event = self._event(live, "started", **moved)
+                event = self.event(live, "started", **moved)
                 self.commits.after(Update(live.row, fence, event), partial(self._launch, pool, live))
         if len(pool.queue):
             self._wait_for_quota(pool, now)
 
-    def _event(self, live: LiveTask, kind: str, **data: Any) -> EventRow | None:
+    def event(self, live: LiveTask, kind: str, **data: Any) -> EventRow | None:
         """What happens to a task, to be kept with it; what happens to parts is told by their distribution."""
         if live.whole is not None:
             live.whole.happened(kind)
@@ -377,7 +334,7 @@ class Dispatcher:
         if verdict.move == "retry":
             self._retry(pool, live, verdict.delay, ended)
         else:
-            self._finish(live, verdict, ended)
+            self.finish(live, verdict, ended)
 
     def _gone(self, pool: LivePool, attempt_id: str) -> LiveTask | None:
         """A launch runs on a pool no more: its place is free, for others of its caller, too."""
@@ -412,7 +369,7 @@ class Dispatcher:
         if not row.pinned and row.strategy != "affinity":
             pool = self._elsewhere(pool, row)
         row.pool, row.pool_type, row.worker, row.started_at = pool.name, pool.row.spec.type, None, None
-        event = self._event(live, "retried", code=ended.code, attempt=row.attempt)
+        event = self.event(live, "retried", code=ended.code, attempt=row.attempt)
         self.commits.after(Update(row, row.launch, event), partial(self.enqueue, pool, live))
 
     def _elsewhere(self, pool: LivePool, row: TaskRow) -> LivePool:
@@ -428,11 +385,12 @@ class Dispatcher:
         row.status = step(row.task_id, row.status, "return")
         row.attempt -= 1
         row.worker = row.started_at = None
-        event = self._event(live, "returned")
+        event = self.event(live, "returned")
         self.commits.after(Update(row, row.launch, event), partial(self.enqueue, pool, live))
         self._freed(pool)
 
-    def _finish(self, live: LiveTask, verdict: Verdict, ended: Ended) -> None:
+    def finish(self, live: LiveTask, verdict: Verdict, ended: Ended) -> None:
+        """Keep a task's end, and then tell everybody who waits for it."""
         row = live.row
         row.status = step(row.task_id, row.status, verdict.move)
         row.finished_at = time.time()
@@ -440,7 +398,7 @@ class Dispatcher:
         row.error = None if ended.code is None else live.masked(error_bytes(ended))
         row.output_tail = live.output
         row.progress = live.masked(json.dumps(asdict(live.progress)).encode()) if live.progress else None
-        event = self._event(live, row.status) if live.whole is None else live.whole.ending(live)
+        event = self.event(live, row.status) if live.whole is None else live.whole.ending(live)
         self.commits.after(Update(row, row.launch, event), partial(self._finished, live))
 
     def _finished(self, live: LiveTask) -> None:
@@ -454,6 +412,7 @@ class Dispatcher:
         live = self.tasks.pop(task_id, None)
         kept = await self._registry.store.task(task_id)
         if live is not None and kept is not None:
+            self._arrived(live)
             live.row = replace(kept, part=live.row.part, items=live.row.items)
             live.wake()
             if live.whole is not None:
@@ -476,7 +435,7 @@ class Dispatcher:
             self._cancelled(pool, live)
 
     def _cancelled(self, pool: LivePool | None, live: LiveTask) -> None:
-        self._finish(
+        self.finish(
             live, Verdict("cancel"), Ended(live.row.attempt_id, "cancelled", message=live.why_cancelled)
         )
         if pool is not None:

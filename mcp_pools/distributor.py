@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from mcp_pools import plugins
 from mcp_pools.distribution import FOLDS, Outcome, chunk_size, fold, place, split, verdict
 from mcp_pools.errors import PoolsError
 from mcp_pools.intake import Parts, Request, new_id, new_ids
@@ -28,6 +29,7 @@ from mcp_pools.live_distribution import LiveDistribution
 from mcp_pools.models import Caller, Distribution
 from mcp_pools.pool import LivePool, LiveTask
 from mcp_pools.present import distribution_view, outcomes_of
+from mcp_pools.routing import NAMES, TYPE
 from mcp_pools.states import TERMINAL
 from mcp_pools.store import FOLD, AcceptDistribution, DistributionRow, EndDistribution, TaskRow
 
@@ -74,54 +76,47 @@ class Distributor:
             PoolsError: it was refused, and nothing was kept.
         """
         kind = self._intake.admitted(request, caller)
-        pools = self._candidates(request, wanted)
-        rooms = [self._dispatcher.balancing.room(pool) for pool in pools]
-        broadcast = request.strategy == "broadcast"
+        selector = self._selector(request, wanted)
+        rooms = [self._dispatcher.balancing.room(pool) for pool in self._candidates(request, selector)]
 
         def divided(items: int) -> list[range]:
             return split(items, chunk_size(request.strategy, wanted.chunk_size, items, rooms))
 
         def judged() -> Parts:
-            if broadcast:
+            if request.strategy == "broadcast":
                 return self._intake.whole(kind, request.payload, caller)
             if kind.takes_items:
                 return self._intake.chunks(kind, request.payload, caller, divided)
             return self._intake.filled_items(kind, request.payload, caller)
 
         parts = await beside(judged, request.payload.get("items"))
-        if broadcast:
-            parts = replace(parts, payloads=parts.payloads * len(pools), items=[None] * len(pools))
+        pools = self._candidates(request, selector)  # once more: time has passed
+        if request.strategy == "broadcast":
+            parts = replace(parts, payloads=parts.payloads * len(pools), items=parts.items * len(pools))
             places = [pool.name for pool in pools]
         else:
-            rooms = [self._dispatcher.balancing.room(pool) for pool in pools if not pool.draining]
+            rooms = [self._dispatcher.balancing.room(pool) for pool in pools]
             places = place(request.strategy, rooms, len(parts.payloads), self._rng)
             self._registry.fleet.placed(places)
         row = self._row(request, wanted, caller, parts)
-        return await self._accept(row, self._rows(row, request, caller, parts, places))
+        common = self._intake.common(request, caller) | {"selector": selector}
+        return await self._accept(row, self._rows(row, common, parts, places))
 
-    def _candidates(self, request: Request, wanted: Wanted) -> list[LivePool]:
-        """The pools it may go to: those that were named, of one type, and fit the task."""
-        named = None
+    def _selector(self, request: Request, wanted: Wanted) -> dict[str, str] | None:
+        """What its pools must carry, now and wherever its parts may move: labels, a name, a type."""
+        selector = dict(request.selector or {})
         if wanted.pools is not None:
             accepting = self._registry.accepting
-            named = {accepting(name, request.task_type).name for name in wanted.pools}
-        loads = self._registry.fleet.rooms(
-            request.task_type, request.selector, all=request.strategy == "broadcast"
-        )
-        found = [
-            pool
-            for pool in (self._registry.pools[load.name] for load in loads)
-            if (named is None or pool.name in named)
-            and (wanted.pool_filter is None or self._registry.is_of_type(pool, wanted.pool_filter))
-        ]
-        if not found:
-            asked = f"among {sorted(named)}" if named is not None else f"of type {wanted.pool_filter!r}"
-            raise PoolsError(
-                "unsupported",
-                f"No open pool {asked} takes task type {request.task_type!r}.",
-                "Leave pools and pool_filter out, or name pools that pool_list shows.",
-            )
-        return found
+            named = [accepting(name, request.task_type).name for name in wanted.pools]
+            selector[NAMES] = ",".join(sorted(named))
+        if wanted.pool_filter is not None:
+            selector[TYPE] = plugins.ALIASES.get(wanted.pool_filter, wanted.pool_filter)
+        return selector or None
+
+    def _candidates(self, request: Request, selector: dict[str, str] | None) -> list[LivePool]:
+        every = request.strategy == "broadcast"
+        loads = self._registry.fleet.rooms(request.task_type, selector or {}, all=every)
+        return [self._registry.pools[load.name] for load in loads]
 
     def _row(self, request: Request, wanted: Wanted, caller: Caller, parts: Parts) -> DistributionRow:
         return DistributionRow(
@@ -139,12 +134,10 @@ class Distributor:
         )
 
     def _rows(
-        self, row: DistributionRow, request: Request, caller: Caller, parts: Parts, places: Sequence[str]
+        self, row: DistributionRow, common: dict[str, Any], parts: Parts, places: Sequence[str]
     ) -> list[TaskRow]:
-        common = self._intake.common(request, caller)
         common |= {"roots": parts.roots, "distribution_id": row.distribution_id}
-        # Broadcast and named pools are where the work belongs; the rest may move among all that fit.
-        common |= {"pinned": request.strategy == "broadcast" or request.pool is not None}
+        common |= {"pinned": row.strategy == "broadcast"}
         types = {name: self._registry.pools[name].row.spec.type for name in set(places)}
         ids, created_at = new_ids("t", len(places)), common.pop("created_at")
         return [

@@ -36,16 +36,18 @@ STOLEN: Final = frozenset({"least_loaded", "map_reduce"})
 
 
 class Lane(NamedTuple):
-    """Tasks of one caller that may, or may not, be taken over by an idle pool."""
+    """Tasks of one caller that may run on the same pools, and may or may not be taken over by an idle one."""
 
     caller: str
     stealable: bool
+    task_type: str
+    selector: tuple[tuple[str, str], ...]
 
 
 @functools.lru_cache(1024)
-def lane(caller: str, stealable: bool) -> Lane:
-    """The lane of one caller's tasks."""
-    return Lane(caller, stealable)
+def plain_lane(caller: str, stealable: bool, task_type: str) -> Lane:
+    """The lane of tasks without a selector; kept, because thousands of parts share one."""
+    return Lane(caller, stealable, task_type, ())
 
 
 class Whole(Protocol):
@@ -78,6 +80,8 @@ class LiveTask:
     progress: Progress | None = None
     listeners: list[ProgressReport] = field(default_factory=list)
     lane: Lane = field(init=False)
+    heading_for: LivePool | None = None
+    """Where it will wait once its move is on disk; it counts as arriving there."""
     whole: Whole | None = None
     """The distribution it is a part of."""
     _ended: asyncio.Event | None = None
@@ -91,7 +95,10 @@ class LiveTask:
         )
         self.cancelling |= self.row.cancel_requested_at is not None
         self._woken = self.row.finished_at is not None
-        self.lane = lane(self.row.caller, not self.row.pinned and self.row.strategy in STOLEN)
+        row = self.row
+        self.lane = plain_lane(row.caller, not row.pinned and row.strategy in STOLEN, row.task_type)
+        if row.selector:
+            self.lane = self.lane._replace(selector=tuple(sorted(row.selector.items())))
 
     @property
     def movable(self) -> bool:
@@ -197,6 +204,7 @@ class LivePool:
             queued=self.queued,
             healthy=self.health != "unhealthy",
             open=not self.draining,
+            type=self.row.spec.type,
             types=self.types,
             labels=self.row.spec.labels,
             region=self.row.spec.region,

@@ -225,10 +225,6 @@ class Registry:
             capacity=pool.capacity,
         )
 
-    def is_of_type(self, pool: LivePool, type: str) -> bool:
-        """Whether a pool is of a type, or of the one that an alias stands for."""
-        return pool.row.spec.type == plugins.ALIASES.get(type, type)
-
     # Opening and closing.
 
     async def start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:

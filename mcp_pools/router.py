@@ -222,7 +222,7 @@ class Router:
         moved = [{"task_id": live.task_id, "from": live.row.pool or "", "to": to.name} for live, to in moves]
         why = told((each["from"], each["to"]) for each in moved)
         if not dry_run:
-            self.dispatcher.move_all(moves)
+            self.dispatcher.moves.move_all(moves)
         return Rebalanced(moved=moved, why=f"Dry run. {why}" if dry_run else why)
 
     async def _wait(self, live: LiveTask | LiveDistribution, seconds: float) -> None:
@@ -355,7 +355,7 @@ class Router:
         """Close a pool: its queue moves or is cancelled, what runs finishes or is cancelled."""
         pool = self.registry.pool(name)
         await self.registry.drain(pool)
-        self.dispatcher.vacate(pool)
+        self.dispatcher.moves.vacate(pool)
         if pool.running and not force:
             pool.emptied.clear()
             with suppress(TimeoutError):

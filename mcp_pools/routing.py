@@ -29,6 +29,13 @@ STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
 ANY: Final = frozenset({"*"})
 """The task types of a pool that runs all of them."""
 
+Selector = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Labels that a pool must carry, and `region`."""
+
+NAMES: Final = "@names"
+TYPE: Final = "@type"
+"""Keys of a selector that no label has: names, separated by commas, and a pool type."""
+
 _READY, _UNHEALTHY, _FULL, _FULL_UNHEALTHY = range(4)
 _MOST_VIEWS: Final = 64
 _MOST_QUESTIONS: Final = 1024
@@ -52,6 +59,7 @@ class PoolLoad:
     queued: int = 0
     healthy: bool = True
     open: bool = True
+    type: str = "local"
     types: frozenset[str] = ANY
     labels: Mapping[str, str] = field(default_factory=dict)
     region: str = "default"
@@ -64,11 +72,17 @@ class PoolLoad:
         return (self.busy + self.queued) / self.capacity if self.capacity else float("inf")
 
     def matches(self, selector: Mapping[str, str]) -> bool:
-        """Whether the pool carries every label of `selector`; `region` means the pool's region."""
-        return all(
-            (self.region if key == "region" else self.labels.get(key)) == value
-            for key, value in selector.items()
-        )
+        """Whether the pool carries every label of `selector`.
+
+        `region` means the pool's region, `NAMES` one of several names, `TYPE` its type.
+        """
+        return all(self._carries(key, value) for key, value in selector.items())
+
+    def _carries(self, key: str, value: str) -> bool:
+        if key == NAMES:
+            return self.name in value.split(",")
+        known = {"region": self.region, TYPE: self.type}
+        return known.get(key, self.labels.get(key)) == value
 
 
 class _View:
@@ -264,21 +278,20 @@ class Fleet:
         """The names of all candidates, healthy or not, in alphabetical order; maybe none."""
         return sorted(self._view(task_type, selector or {}).ranks)
 
-    def admits(self, name: str, task_type: str, selector: Mapping[str, str] | None = None) -> bool:
+    def admits(self, name: str, task_type: str, selector: Selector = ()) -> bool:
         """Whether a pool is a candidate for such a task."""
-        return name in self._view(task_type, selector or {}).ranks
+        return name in self._view(task_type, dict(selector)).ranks
 
-    def rooms(
-        self, task_type: str, selector: Mapping[str, str] | None = None, *, all: bool = False
-    ) -> list[PoolLoad]:
+    def rooms(self, task_type: str, selector: Selector = (), *, all: bool = False) -> list[PoolLoad]:
         """The candidates that several tasks may be placed on, whose turn is next first: healthy ones,
         or when none is, or `all` are wanted, every one.
 
         Raises `PoolsError` `unsupported` when there is no candidate.
         """
-        view = self._view(task_type, selector or {})
+        wanted = dict(selector)
+        view = self._view(task_type, wanted)
         if not view.ranks:
-            raise self._unsupported(task_type, selector or {})
+            raise self._unsupported(task_type, wanted)
         pools = [self._pools[name] for name in view.ranks]
         return sorted(
             pools if all else [pool for pool in pools if pool.healthy] or pools,
@@ -399,7 +412,7 @@ class Fleet:
     def _unsupported(self, task_type: str, selector: Mapping[str, str]) -> PoolsError:
         wanted = f"task type {task_type!r}"
         if selector:
-            wanted += " with " + ", ".join(f"{key}={value}" for key, value in selector.items())
+            wanted += " with " + ", ".join(f"{key.lstrip('@')}={value}" for key, value in selector.items())
         there = "; ".join(map(_described, islice(self._pools.values(), 5))) or "none"
         more = f"; and {len(self) - 5} more" if len(self) > 5 else ""
         next = "Register a pool that does with pool_register, or ask for what pool_list shows."

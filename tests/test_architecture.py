@@ -28,7 +28,7 @@ LAYERS = {
     "program payload filling tabular ecosystem agents worktree",
     2: "plugins present bridge stores task_types adapters",
     3: "worker commits intake pool registry dispatcher history live_distribution distributor balancing "
-    "discovery",
+    "discovery moves",
     4: "router",
     5: "tool",
     6: "tools",
