@@ -29,10 +29,10 @@ class Machine:
         self.directory = directory
         self.environment = {**os.environ, "MCP_POOLS_HOME": str(home), "MCP_POOLS_OWNER_IDLE_SECONDS": "2"}
 
-    def client(self, *flags: str) -> AbstractAsyncContextManager[Client]:
-        """The SDK's client on a bridge of its own."""
+    def client(self, *flags: str, cwd: Path | None = None) -> AbstractAsyncContextManager[Client]:
+        """The SDK's client on a bridge of its own, which stands in `cwd`."""
         parameters = StdioServerParameters(
-            command=CONSOLE, args=["serve", *flags], env=self.environment, cwd=self.directory
+            command=CONSOLE, args=["serve", *flags], env=self.environment, cwd=cwd or self.directory
         )
         return Client(parameters)
 
