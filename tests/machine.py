@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
-from waiting import until
-
-from mcp_pools.processes import is_over
+from waiting import PATIENCE
 
 CONSOLE = str(Path(sys.executable).parent / "mcp-pools")
 
@@ -64,13 +63,22 @@ class Machine:
         return dict(json.loads((self.home / "owner.json").read_text()))
 
 
-@asynccontextmanager
-async def machine_of(home: Path, directory: Path) -> AsyncIterator[Machine]:
+@contextmanager
+def machine_of(home: Path, directory: Path) -> Iterator[Machine]:
     """A machine whose owner ends with the block."""
     machine = Machine(home, directory)
     try:
         yield machine
     finally:
-        if (home / "owner.json").exists() and not is_over(pid := machine.owner["pid"]):
-            os.kill(pid, signal.SIGTERM)
-            await until(lambda: is_over(pid))
+        if (home / "owner.json").exists():
+            end(machine.owner["pid"])
+
+
+def end(pid: int) -> None:
+    """SIGTERM for an owner, and its end."""
+    with suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGTERM)
+        ended, _, _ = select.select([pidfd], [], [], PATIENCE)
+        os.close(pidfd)
+        assert ended, f"owner {pid} does not leave"

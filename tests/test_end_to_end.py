@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def machine(home: Path, tmp_path: Path) -> AsyncIterator[Machine]:
+def machine(home: Path, tmp_path: Path) -> Iterator[Machine]:
     """A machine whose owner ends with the test."""
-    async with machine_of(home, tmp_path) as machine:
+    with machine_of(home, tmp_path) as machine:
         yield machine
 
 

@@ -54,7 +54,7 @@ Way = Callable[[str, dict[str, Any], Path], Awaitable[Answered]]
 @asynccontextmanager
 async def by_console(home: Path, directory: Path) -> AsyncIterator[Way]:
     """Each call is a process: `mcp-pools COMMAND ... -f json`."""
-    async with machine_of(home, directory) as machine:
+    with machine_of(home, directory) as machine:
         machine.environment |= environment()
 
         async def call(name: str, arguments: dict[str, Any], where: Path) -> Answered:
@@ -90,9 +90,9 @@ def typed(tool: Tool, parameter: Parameter, value: Any) -> list[str]:
 @asynccontextmanager
 async def by_mcp(home: Path, directory: Path) -> AsyncIterator[Way]:
     """Each directory has a client on `mcp-pools serve`, over stdio."""
-    async with machine_of(home, directory) as machine, AsyncExitStack() as open_clients:
+    clients: dict[Path, Client] = {}
+    with machine_of(home, directory) as machine:
         machine.environment |= environment()
-        clients: dict[Path, Client] = {}
 
         async def call(name: str, arguments: dict[str, Any], where: Path) -> Answered:
             if where not in clients:
@@ -101,7 +101,8 @@ async def by_mcp(home: Path, directory: Path) -> AsyncIterator[Way]:
             assert isinstance(answer.structured_content, dict), answer
             return Answered(answer.structured_content, bool(answer.is_error))
 
-        yield call
+        async with AsyncExitStack() as open_clients:
+            yield call
 
 
 @asynccontextmanager
