@@ -184,18 +184,23 @@ def _patience(tool: Tool, arguments: dict[str, Any]) -> float:
 def _wait_on(
     client: Client, answer: Answer, until: float, cancels: bool, on_progress: OnProgress | None
 ) -> Answer:
-    """Go on waiting for a task: a server ends waits early, a console waits as long as it was told to."""
+    """Go on waiting for work: a server ends waits early, a console waits as long as it was told to."""
     data, refused = answer
     try:
         while not refused and _is_unfinished(data) and (left := until - time.monotonic()) > 0:
-            again = {"task_id": data["task_id"], "wait_seconds": min(left, 30.0)}
+            again = {"task_id": _id(data), "wait_seconds": min(left, 30.0)}
             data, refused = client.call("pool_task", again, on_progress)
     except KeyboardInterrupt:
         if cancels:
-            client.call("pool_cancel", {"task_id": data["task_id"]})
+            client.call("pool_cancel", {"task_id": _id(data)})
         raise
     return data, refused
 
 
 def _is_unfinished(data: dict[str, Any]) -> bool:
-    return "pool_task" in TOOLS and "task_id" in data and data.get("status") in ("queued", "running")
+    return "pool_task" in TOOLS and _id(data) is not None and data.get("status") in ("queued", "running")
+
+
+def _id(data: dict[str, Any]) -> str | None:
+    """The id of a task or of a distribution; `None` for anything else."""
+    return data.get("task_id") or data.get("distribution_id")
