@@ -400,9 +400,9 @@ class Router:
                 self.registry.pools[live.row.pool or ""].running[live.row.attempt_id] = live
         for pool in self.registry.pools.values():
             await self._start(pool)
-        self.dispatcher.listen()
         for distribution in await self.registry.store.unfinished_distributions():
             await self.distributor.take_up(distribution)
+        self.dispatcher.listen()  # not before every part has its distribution, which counts how it ends
         for live in queued:
             self.dispatcher.enqueue(self.registry.pools[live.row.pool or ""], live)
         for pool in [pool for pool in self.registry.pools.values() if pool.draining]:
