@@ -15,3 +15,16 @@ def append(to: str, seconds: float = 0.0, context=None) -> str:
     if seconds:
         time.sleep(seconds)
     return context.task_id
+
+
+@task_type(summary="Append each item to a file", takes_items=True)
+def append_items(items: list[int], to: str, seconds: float = 0.0, hold: int = -1, context=None) -> dict:
+    """A line for each item, ten times its value as its result; a first attempt never gets past `hold`."""
+    told = []
+    for item in items:
+        descriptor = os.open(to, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, f"{item}\n".encode())
+        os.close(descriptor)
+        time.sleep(600 if item == hold and context.attempt == 1 else seconds)
+        told.append({"result": item * 10})
+    return {"items": told}
