@@ -10,6 +10,7 @@ Pure: no I/O and no clock; randomness is an argument.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ def fold(how: str, results: Sequence[Any]) -> Any:
     """
     try:
         return FOLDS[how](results)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError) as error:
         raise PoolsError(
             "task_error",
             f"The results cannot be folded with {how!r}: {error}.",
@@ -237,7 +238,13 @@ def _concat(results: Sequence[Any]) -> list[Any]:
 
 
 def _sum(results: Sequence[Any]) -> Any:
-    return sum(_numbers(results))
+    numbers = _numbers(results)
+    try:
+        whole = sum(numbers)
+        json.dumps(whole, allow_nan=False)
+    except (ValueError, OverflowError):
+        raise ValueError("their sum is too large to be written as JSON") from None
+    return whole
 
 
 def _least(results: Sequence[Any]) -> Any:
@@ -266,8 +273,13 @@ def _numbers(results: Sequence[Any]) -> Sequence[Any]:
 
 
 def _alike(results: Sequence[Any]) -> Sequence[Any]:
-    """Numbers, or texts: what has an order that everybody expects."""
-    return results if all(isinstance(each, str) for each in results) else _numbers(results)
+    """Numbers, or texts: what has an order that everybody expects. The first result says which."""
+    if not results or not isinstance(results[0], str):
+        return _numbers(results)
+    for at, each in enumerate(results):
+        if not isinstance(each, str):
+            raise TypeError(f"result {at} is {_kind(each)}, not a text")
+    return results
 
 
 def _kind(value: Any) -> str:
