@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import Any, Final, Literal, get_args
 
-from mcp_pools.errors import PoolsError, nearest
-from mcp_pools.models import Status
+from mcp_pools.errors import CODES, PoolsError, nearest
+from mcp_pools.models import Status, TaskError
 
 Strategy = Literal["round_robin", "broadcast", "random", "least_loaded", "map_reduce"]
 STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
@@ -197,6 +197,19 @@ def chunk_outcomes(result: Any, items: int) -> list[dict[str, Any]] | None:
     told = result.get("items") if isinstance(result, dict) else None
     whole = isinstance(told, list) and len(told) == items and all(isinstance(each, dict) for each in told)
     return told if whole else None
+
+
+def item_error(told: Any) -> TaskError:
+    """Why an item failed, in whatever form its task type told it."""
+    if not isinstance(told, dict):
+        told = {"message": str(told)}
+    code, details = told.get("code"), told.get("details")
+    return TaskError(
+        code=code if isinstance(code, str) and code in CODES else "task_error",
+        message=str(told.get("message") or "It failed."),
+        retryable=bool(told.get("retryable")),
+        details=details if isinstance(details, dict) else {},
+    )
 
 
 def verdict(counts: Mapping[str, int], total: int, on_error: str) -> Status:
