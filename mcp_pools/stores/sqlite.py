@@ -231,15 +231,16 @@ class SqliteStore:
         return changed
 
     def _apply_alone(self, job: Job) -> bool | Exception:
+        """Apply a change whole; one of which a row is refused leaves nothing, unless it is there already."""
         try:
             with self._transaction():
-                for key, rows in job.writes:
-                    if self._execute(sql.STATEMENTS[key], rows) < len(rows) and key in sql.FENCED:
-                        return len(rows) == 1 and sql.landed(self._write, key, rows[0])
-                if job.events:
-                    self._execute(sql.EVENT, job.events)
+                if not self._apply_together([job]):
+                    raise _Refused
             self.commits += 1
             return True
+        except _Refused:
+            (key, rows), *_ = job.writes
+            return len(rows) == 1 and sql.landed(self._write, key, rows[0])
         except Exception as error:
             return refusal(error, self._path)
 
