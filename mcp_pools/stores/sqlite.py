@@ -160,6 +160,8 @@ class SqliteStore:
             case AcceptDistribution(row=row, parts=parts):
                 writes = [("distribution", [sql.distribution(row)]), *self._accepted(parts)]
                 return self._add([change.event], sum(len(part.payload) for part in parts), *writes)
+            case EndDistribution(row=row):
+                return self._add([change.event], len(row.reduced or b""), *other_writes(change))
             case Prune(before=before):
                 for key in ("prune_events", "prune_distributions"):
                     self._add((), 0, (key, [(before,)])).add_done_callback(asyncio.Future.exception)
