@@ -162,6 +162,8 @@ class SqliteStore:
             case AcceptDistribution(row=row, parts=parts):
                 writes = [("distribution", [sql.distribution(row)]), *self._accepted(parts)]
                 return self._add([change.event], sum(len(part.payload) for part in parts), *writes)
+            case EndDistribution(row=row):
+                return self._add([change.event], len(row.reduced or b""), *other_writes(change))
             case Prune(before=before):
                 for key in ("prune_events", "prune_distributions"):
                     self._add((), 0, (key, [(before,)])).add_done_callback(asyncio.Future.exception)
@@ -233,15 +235,16 @@ class SqliteStore:
         return changed
 
     def _apply_alone(self, job: Job) -> bool | Exception:
+        """Apply a change whole; one of which a row is refused leaves nothing, unless it is there already."""
         try:
             with self._transaction():
-                for key, rows in job.writes:
-                    if self._execute(sql.STATEMENTS[key], rows) < len(rows) and key in sql.FENCED:
-                        return len(rows) == 1 and sql.landed(self._write, key, rows[0])
-                if job.events:
-                    self._execute(sql.EVENT, job.events)
+                if not self._apply_together([job]):
+                    raise _Refused
             self.commits += 1
             return True
+        except _Refused:
+            (key, rows), *_ = job.writes
+            return len(rows) == 1 and sql.landed(self._write, key, rows[0])
         except Exception as error:
             return refusal(error, self._path)
 
