@@ -154,3 +154,11 @@ def test_a_long_item_is_shown_in_part() -> None:
     with pytest.raises(PoolsError) as refused:
         fill("{item.x}", {"a": "long " * 1000}, whole=True)
     assert len(refused.value.message) < 200 and "…" in refused.value.message
+
+
+@pytest.mark.parametrize("item", [float("nan"), [float("inf")], object(), {1, 2}])
+def test_what_is_no_json_is_no_text(item: Any) -> None:
+    """Calls from Python come with anything."""
+    with pytest.raises(PoolsError, match="cannot be written as JSON") as refused:
+        fill("<{item}>", item, whole=True)
+    assert refused.value.code == "invalid_payload"
