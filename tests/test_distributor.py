@@ -266,6 +266,18 @@ async def test_an_item_whose_worker_dies_is_tried_again(router: Router) -> None:
     assert results(whole) == [1, "worker_lost"]
 
 
+async def test_an_item_that_failed_is_tried_again_elsewhere(router: Router) -> None:
+    """Where another healthy pool takes it."""
+    for name in "ab":
+        await pool_register(router, name=name, type="local", max_workers=1)
+    wanted = {"task_type": "fail-until", "payload": {"attempt": "{item}", "items": [2, 2, 2, 2]}}
+    begun = await pool_distribute(router, **wanted, max_attempts=2, wait=False)
+    first = [item.pool for item in begun.results]
+    whole = await ended(router, begun.distribution_id)
+    assert results(whole) == [2, 2, 2, 2]
+    assert [item.pool for item in whole.results] == [{"a": "b", "b": "a"}[str(pool)] for pool in first]
+
+
 async def test_fail_fast_cancels_the_rest(router: Router, gate: Any) -> None:
     """What runs is stopped, what waits never starts; each says why."""
     payload = {"fail": "{item}", "gate": str(gate.path), "items": [False, *[False] * 28, True, False]}
