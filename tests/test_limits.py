@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Gate
 from waiting import until
 
 from mcp_pools import Router, Settings
@@ -32,9 +31,9 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def other_gate(home: Path) -> Gate:
+def other_gate(gate: Any, home: Path) -> Any:
     """A second thing to wait for."""
-    return Gate(home / "other")
+    return type(gate)(home / "other")
 
 
 def of(router: Router, name: str) -> Router:
@@ -68,7 +67,7 @@ def one_at_a_time(ends: list[Task]) -> bool:
 # So many at a time.
 
 
-async def test_a_pool_runs_no_more_than_its_limit(open_router: Any, gate: Gate, undisturbed: None) -> None:
+async def test_a_pool_runs_no_more_than_its_limit(open_router: Any, gate: Any, undisturbed: None) -> None:
     """Though it has idle workers; who waits is told so, and the next starts when one ends."""
     async with open_router(pools=POOLS, limits={"pools": {"a": {"concurrency": 1}}}) as router:
         first = await submitted(router, **gate.task)
@@ -84,7 +83,7 @@ async def test_a_pool_runs_no_more_than_its_limit(open_router: Any, gate: Gate, 
 
 
 async def test_a_caller_at_its_limit_is_overtaken(
-    open_router: Any, gate: Gate, other_gate: Gate, undisturbed: None
+    open_router: Any, gate: Any, other_gate: Any, undisturbed: None
 ) -> None:
     """By everybody else, by its own priority not; when its task ends, its next one starts."""
     async with open_router(pools=POOLS, limits={"callers": {"ada": {"concurrency": 1}}}) as router:
@@ -105,7 +104,7 @@ async def test_a_caller_at_its_limit_is_overtaken(
         assert (await finished(ada, second)).status == "completed"
 
 
-async def test_a_caller_has_one_limit_on_all_pools(open_router: Any, gate: Gate, undisturbed: None) -> None:
+async def test_a_caller_has_one_limit_on_all_pools(open_router: Any, gate: Any, undisturbed: None) -> None:
     """What ends on one pool lets its next one start on another."""
     async with open_router(pools=TWO_POOLS, limits={"callers": {"ada": {"concurrency": 1}}}) as router:
         ada = of(router, "ada")
@@ -119,7 +118,7 @@ async def test_a_caller_has_one_limit_on_all_pools(open_router: Any, gate: Gate,
 
 
 async def test_a_glob_is_a_limit_for_each_that_it_matches(
-    open_router: Any, gate: Gate, other_gate: Gate
+    open_router: Any, gate: Any, other_gate: Any
 ) -> None:
     """Not for all of them together."""
     async with open_router(pools=POOLS, limits={"callers": {"*": {"concurrency": 1}}}) as router:
@@ -139,7 +138,7 @@ async def test_a_glob_is_a_limit_for_each_that_it_matches(
 
 
 async def test_a_place_is_given_back_however_a_task_ends(
-    open_router: Any, gate: Gate, undisturbed: None
+    open_router: Any, gate: Any, undisturbed: None
 ) -> None:
     """It failed, lost its worker, took too long, was tried again, was cancelled, or was never kept."""
     limits = {"pools": {"a": {"concurrency": 1}}, "callers": {"*": {"concurrency": 1}}}
@@ -163,7 +162,7 @@ async def test_a_place_is_given_back_however_a_task_ends(
 
 
 async def test_an_idle_pool_takes_over_no_more_than_its_limit(
-    open_router: Any, gate: Gate, other_gate: Gate, undisturbed: None
+    open_router: Any, gate: Any, other_gate: Any, undisturbed: None
 ) -> None:
     """What waits elsewhere goes on waiting there."""
     async with open_router(pools=TWO_POOLS, limits={"pools": {"b": {"concurrency": 1}}}) as router:
@@ -191,7 +190,7 @@ async def test_an_idle_pool_takes_over_no_more_than_its_limit(
 
 
 async def test_a_distribution_keeps_to_its_callers_limit(
-    open_router: Any, gate: Gate, undisturbed: None
+    open_router: Any, gate: Any, undisturbed: None
 ) -> None:
     """One part after the other; others need not wait until it is over."""
     async with open_router(pools=TWO_POOLS, limits={"callers": {"ada": {"concurrency": 1}}}) as router:
@@ -249,7 +248,7 @@ async def test_a_caller_over_its_rate_is_overtaken(open_router: Any) -> None:
 
 
 async def test_limits_hold_for_what_an_earlier_owner_left(
-    open_router: Any, home: Path, gate: Gate, undisturbed: None
+    open_router: Any, home: Path, gate: Any, undisturbed: None
 ) -> None:
     """What ran then has ended and frees no place; what waits starts one at a time."""
     store = SqliteStore(home / "pools.db")
@@ -324,7 +323,7 @@ def test_limits_come_from_the_environment_too(home: Path) -> None:
         assert load(home=home, environ={"MCP_POOLS_LIMITS": text}, user_config_dir=home).limits == wanted
 
 
-async def test_without_limits_nobody_is_held_back(open_router: Any, gate: Gate) -> None:
+async def test_without_limits_nobody_is_held_back(open_router: Any, gate: Any) -> None:
     """As many run as there are workers."""
     async with open_router(pools=POOLS) as router:
         tasks = [await submitted(router, **gate.task) for _ in range(4)]
