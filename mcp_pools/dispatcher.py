@@ -227,12 +227,12 @@ class Dispatcher:
 
     def _wait_for_quota(self, pool: LivePool, now: float) -> None:
         """Look again when a limit that holds a pool's tasks back lets the next one go."""
-        if not self._registry.quotas.limited or pool.wakes_at > now:
+        if not self._registry.quotas.limited:
             return
         callers = {lane.caller for lane in pool.queue.lanes}
         refused = [self._registry.quotas.refused(pool.name, caller, now) for caller in callers]
         waits = [each.seconds for each in refused if each is not None and each.seconds is not None]
-        if waits:
+        if waits and not now < pool.wakes_at <= now + min(waits):
             pool.wakes_at = now + min(waits)
             asyncio.get_running_loop().call_later(min(waits), self.stir, pool)
 
@@ -414,11 +414,21 @@ class Dispatcher:
         live = self.tasks.pop(task_id, None)
         kept = await self._registry.store.task(task_id)
         if live is not None and kept is not None:
-            live.arrive()
+            self._give_up(live)
             live.row = replace(kept, part=live.row.part, items=live.row.items)
             live.wake()
             if live.whole is not None:
                 live.whole.ended_part(live)
+
+    def _give_up(self, live: LiveTask) -> None:
+        """Whatever place a task that is not ours had, or was about to have, is free again."""
+        live.arrive()
+        pool = self._registry.pools.get(live.row.pool or "")
+        if pool is not None and live.slot is not None:
+            live.slot.give_back()
+            live.slot = None
+            self._gone(pool, live.row.attempt_id)
+            self._freed(pool)
 
     # Cancelled.
 

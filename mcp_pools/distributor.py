@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,8 @@ from mcp_pools.store import FOLD, AcceptDistribution, DistributionRow, EndDistri
 if TYPE_CHECKING:
     from mcp_pools.intake import Intake
     from mcp_pools.registry import Registry
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -350,6 +353,12 @@ async def beside(work: Callable[[], T], size: Any) -> T:
     """Do work at once when it is little, else on a thread, so that nobody waits for it."""
     few = not isinstance(size, list) or len(size) <= MANY
     return work() if few else await asyncio.to_thread(work)
+
+
+def error_of(code: str, message: str, details: dict[str, Any]) -> bytes:
+    """Why the fold failed, as it is kept."""
+    told = {"code": code, "message": message, "retryable": False, "details": details}
+    return json.dumps(told).encode()
 
 
 def shown(part: LiveTask) -> TaskRow:

@@ -31,7 +31,7 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def other_gate(home: Path, gate: Any) -> Any:
+def other_gate(gate: Any, home: Path) -> Any:
     """A second thing to wait for."""
     return type(gate)(home / "other")
 
