@@ -368,6 +368,18 @@ def test_a_server_that_ends_waits_early_is_asked_again(capsys: pytest.CaptureFix
     assert asked == ["pool_execute", "pool_task", "pool_task"]
 
 
+def test_a_distribution_is_waited_for_by_its_own_id(capsys: pytest.CaptureFixture[str]) -> None:
+    begun = {"distribution_id": "d_1", "strategy": "map_reduce", "status": "running", "results": []}
+    answers = iter([begun, begun | {"status": "completed", "failed": 0}])
+    with http_peer(lambda body: (200, "application/json", rpc(body, ok(next(answers))))) as server:
+        words = ["distribute", "-t", "echo", "--payload", "items=[1]", "--server", server.url]
+        assert console.main(words) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "completed"
+    _, (_, _, again) = server.requests
+    assert again["params"]["name"] == "pool_task"
+    assert again["params"]["arguments"]["task_id"] == "d_1"
+
+
 def test_no_wait_asks_once() -> None:
     with http_peer(lambda body: (200, "application/json", rpc(body, ok(task("queued"))))) as server:
         words = ["execute", "-t", "echo", "--payload", "a=1", "--no-wait", "--server", server.url]

@@ -3,72 +3,28 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from machine import Machine, machine_of
 from mcp import Client
-from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from waiting import until
 
-from mcp_pools.processes import is_over
 from mcp_pools.tool import TOOLS
 
 pytestmark = pytest.mark.anyio
-CONSOLE = str(Path(sys.executable).parent / "mcp-pools")
-
-
-class Machine:
-    """A home, and the ways in: MCP clients, the console, a signal to its owner."""
-
-    def __init__(self, home: Path, directory: Path) -> None:
-        self.home = home
-        self.directory = directory
-        self.environment = {**os.environ, "MCP_POOLS_HOME": str(home), "MCP_POOLS_OWNER_IDLE_SECONDS": "2"}
-
-    def client(self, *flags: str) -> AbstractAsyncContextManager[Client]:
-        """The SDK's client on a bridge of its own."""
-        parameters = StdioServerParameters(
-            command=CONSOLE, args=["serve", *flags], env=self.environment, cwd=self.directory
-        )
-        return Client(parameters)
-
-    def console(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """One console command, as a pipe sees it."""
-        return subprocess.run(
-            [CONSOLE, *arguments],
-            env=self.environment,
-            cwd=self.directory,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    def answer(self, *arguments: str) -> Any:
-        """What a console command prints, read as JSON."""
-        done = self.console(*arguments)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    @property
-    def owner(self) -> dict[str, Any]:
-        """Who owns the home."""
-        return dict(json.loads((self.home / "owner.json").read_text()))
 
 
 @pytest.fixture
-async def machine(home: Path, tmp_path: Path) -> AsyncIterator[Machine]:
+def machine(home: Path, tmp_path: Path) -> Iterator[Machine]:
     """A machine whose owner ends with the test."""
-    machine = Machine(home, tmp_path)
-    yield machine
-    if (home / "owner.json").exists() and not is_over(pid := machine.owner["pid"]):
-        os.kill(pid, signal.SIGTERM)
-        await until(lambda: is_over(pid))
+    with machine_of(home, tmp_path) as machine:
+        yield machine
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
@@ -169,13 +125,7 @@ async def test_a_directory_can_allow_nothing(machine: Machine) -> None:
 async def test_an_interrupted_command_cancels_its_task(machine: Machine) -> None:
     """Ctrl-C is the human's word: exit status 130, and the task is cancelled."""
     machine.answer("list")
-    waiting = subprocess.Popen(
-        [CONSOLE, "execute", "-t", "sleep", "--payload", "seconds=60"],
-        env=machine.environment,
-        cwd=machine.directory,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    waiting = machine.started("execute", "-t", "sleep", "--payload", "seconds=60")
     await until(
         lambda: (machine.home / "owner.json").exists() and machine.answer("get", "local")["workers"]["busy"]
     )

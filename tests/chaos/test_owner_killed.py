@@ -4,10 +4,7 @@ Each point is reached by what has happened, not by time: a number of ids given o
 run. `-s` shows what became of the tasks.
 """
 
-import asyncio
 import random
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,13 +15,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
 
-from stage import carrying, lines
+from owners import DEADLINE, Owner, at_rest, left_behind
+from stage import lines
 from submitting import settings
 
 from mcp_pools import Router
 from mcp_pools.states import TERMINAL
-from mcp_pools.stores.sqlite import SqliteStore
-from mcp_pools.worker_process import Journal
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +28,6 @@ HERE = Path(__file__).parent
 
 POINTS = 20
 TASKS = 2000
-DEADLINE = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -41,31 +36,9 @@ def tasks_on_the_path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(HERE))
 
 
-class Owner:
-    """The submitting script, until it is killed; `ids` are those it was given."""
-
-    def __init__(self, home, marks, count):
-        command = [sys.executable, str(HERE / "submitting.py"), str(home), str(marks), str(count)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        self.said = []
-        assert self.process.stdout.readline() == b"open\n"
-
-    @property
-    def ids(self):
-        return [word for word in self.said if word != "done"]
-
-    def read(self, count):
-        """Read on until so many ids were given out."""
-        while len(self.said) < count and (line := self.process.stdout.readline()):
-            self.said.append(line.decode().strip())
-
-    def kill(self):
-        """SIGKILL; what it had already said still counts."""
-        self.process.send_signal(signal.SIGKILL)
-        rest = self.process.stdout.read().decode()
-        self.said += rest[: rest.rfind("\n") + 1].split()
-        self.process.stdout.close()
-        assert self.process.wait() == -signal.SIGKILL
+def ids_of(owner):
+    """The ids that it was given."""
+    return {word for word in owner.said if word != "done"}
 
 
 def kill_at(owner, marks, share):
@@ -80,31 +53,10 @@ def kill_at(owner, marks, share):
     owner.kill()
 
 
-async def left_behind(home):
-    """What the owner's death left on disk: the unfinished rows, and those of them that may have started."""
-    workers = [entry.name for entry in (home / "run").glob("*/*")]
-    deadline = time.monotonic() + DEADLINE
-    while workers and carrying(*workers):
-        assert time.monotonic() < deadline, "workers outlive their owner"
-        await asyncio.sleep(0.002)
-    store = SqliteStore(home / "pools.db")
-    await store.open(read_only=True)
-    rows = await store.unfinished()
-    await store.close()
-    started = set()
-    for row in rows:
-        if row.status == "running" and Journal(home / "run" / row.pool / row.worker).started(row.seq):
-            started.add(row.task_id)
-    return {row.task_id for row in rows}, started
-
-
 async def recovered(home):
     """A new owner's work, until nothing is unfinished."""
     async with Router.open(settings(home)) as router:
-        deadline = time.monotonic() + DEADLINE
-        while router.unfinished():
-            assert time.monotonic() < deadline, f"{router.unfinished()} unfinished"
-            await asyncio.sleep(0.002)
+        await at_rest(router)
         yield router
 
 
@@ -130,15 +82,15 @@ def judge(tasks, ids, ran, unfinished, started):
 async def test_killing_the_owner_loses_nothing_and_repeats_nothing(home, point) -> None:
     """Every id given out is there and over, each completed task ran once, no task ran twice."""
     marks = home / "marks"
-    owner = Owner(home / "state", marks, TASKS)
+    owner = Owner("submitting.py", home / "state", marks, TASKS)
     share = (point + random.Random(point).random()) / POINTS
     kill_at(owner, marks, share)
     unfinished, started = await left_behind(home / "state")
     async for router in recovered(home / "state"):
-        ids = set(owner.ids) | unfinished
+        ids = ids_of(owner) | unfinished
         tasks = {task_id: await router.task(task_id) for task_id in ids | set(lines(marks))}
     interrupted = judge(tasks, ids, Counter(lines(marks)), unfinished, started)
     print(
-        f"\nat {share:.0%}: {len(owner.ids)} ids, {len(unfinished)} unfinished, "
+        f"\nat {share:.0%}: {len(ids_of(owner))} ids, {len(unfinished)} unfinished, "
         f"{len(started)} may have started, {interrupted} interrupted"
     )
