@@ -216,7 +216,8 @@ def status_of(data: dict[str, Any]) -> int:
     """The exit status for a result: 1 for work that did not succeed and for ill health."""
     if "task_id" in data or "distribution_id" in data:
         ended_badly = data.get("status") in ("failed", "cancelled", "timed_out")
-        return int(ended_badly or bool(data.get("failed")))
+        unfolded = "results" in data and data.get("error") is not None
+        return int(ended_badly or bool(data.get("failed")) or unfolded)
     return int(data.get("status") in ("degraded", "unhealthy"))
 
 

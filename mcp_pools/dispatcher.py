@@ -15,10 +15,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Returned, Slot, Started
 from mcp_pools.balancing import Balancing
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from mcp_pools.adapter import AdapterEvent
     from mcp_pools.intake import Intake
     from mcp_pools.registry import Registry
+
+
+AT_ONCE: Final = 500
+"""Tasks that are let wait, or called off, before anything else has its turn."""
 
 
 class Dispatcher:
@@ -136,15 +140,18 @@ class Dispatcher:
 
     # Queued: it waits for a slot.
 
-    def enqueue_all(self, tasks: Iterable[LiveTask]) -> None:
-        """Let kept tasks wait for slots, each on its pool."""
-        pools = {}
-        for live in tasks:
-            pool = pools[live.row.pool] = self._registry.pools[live.row.pool or ""]
-            self._queue(pool, live)
-        for pool in pools.values():
-            self._registry.loaded(pool)
-            self.stir(pool)
+    async def enqueue_all(self, tasks: Sequence[LiveTask]) -> None:
+        """Let kept tasks wait for slots, each on its pool; some at a time, for others wait, too."""
+        for first in range(0, len(tasks), AT_ONCE):
+            pools = {}
+            for live in tasks[first : first + AT_ONCE]:
+                pool = live.heading_for or self._registry.pools.get(live.row.pool or "")
+                self._queue(pool, live)
+                pools[live.row.pool] = pool
+            for pool in filter(None, pools.values()):
+                self._registry.loaded(pool)
+                self.stir(pool)
+            await asyncio.sleep(0)
 
     def enqueue(self, pool: LivePool, live: LiveTask) -> None:
         """Let a kept task wait for a slot, from its `not_before` on."""
@@ -152,8 +159,8 @@ class Dispatcher:
         self._registry.loaded(pool)
         self.stir(pool)
 
-    def _queue(self, pool: LivePool, live: LiveTask) -> None:
-        self._arrived(live)
+    def _queue(self, pool: LivePool | None, live: LiveTask) -> None:
+        live.arrive()
         delay = (live.row.not_before or 0.0) - time.time()
         if live.row.status != "queued":
             return  # it was cancelled, or moved and started, while it still was being kept
@@ -161,7 +168,7 @@ class Dispatcher:
             self._cancelled(pool, live)
         elif delay > 0:
             asyncio.get_running_loop().call_later(delay, self._due, live)
-        elif pool.draining:
+        elif pool is None or pool.draining:
             self.moves.rehome(pool, live)
         else:
             pool.queue.push(live)
@@ -174,11 +181,6 @@ class Dispatcher:
             self.moves.rehome(None, live)
         else:
             self.enqueue(pool, live)
-
-    def _arrived(self, live: LiveTask) -> None:
-        if live.heading_for is not None:
-            live.heading_for.arriving -= 1
-            live.heading_for = None
 
     def stir(self, pool: LivePool) -> None:
         """Look for work for a pool, once all that comes in this turn of the event loop is known."""
@@ -225,12 +227,12 @@ class Dispatcher:
 
     def _wait_for_quota(self, pool: LivePool, now: float) -> None:
         """Look again when a limit that holds a pool's tasks back lets the next one go."""
-        if not self._registry.quotas.limited or pool.wakes_at > now:
+        if not self._registry.quotas.limited:
             return
         callers = {lane.caller for lane in pool.queue.lanes}
         refused = [self._registry.quotas.refused(pool.name, caller, now) for caller in callers]
         waits = [each.seconds for each in refused if each is not None and each.seconds is not None]
-        if waits:
+        if waits and not now < pool.wakes_at <= now + min(waits):
             pool.wakes_at = now + min(waits)
             asyncio.get_running_loop().call_later(min(waits), self.stir, pool)
 
@@ -412,27 +414,40 @@ class Dispatcher:
         live = self.tasks.pop(task_id, None)
         kept = await self._registry.store.task(task_id)
         if live is not None and kept is not None:
-            self._arrived(live)
+            self._give_up(live)
             live.row = replace(kept, part=live.row.part, items=live.row.items)
             live.wake()
             if live.whole is not None:
                 live.whole.ended_part(live)
 
+    def _give_up(self, live: LiveTask) -> None:
+        """Whatever place a task that is not ours had, or was about to have, is free again."""
+        live.arrive()
+        pool = self._registry.pools.get(live.row.pool or "")
+        if pool is not None and live.slot is not None:
+            live.slot.give_back()
+            live.slot = None
+            self._gone(pool, live.row.attempt_id)
+            self._freed(pool)
+
     # Cancelled.
 
     async def cancel(self, live: LiveTask) -> None:
         """Stop a task whose cancelling is on disk, wherever it is now; its end follows."""
-        row = live.row
-        pool = self._registry.pools.get(row.pool or "")
-        if live.task_id not in self.tasks:
+        pool = self._registry.pools.get(live.row.pool or "")
+        if live.task_id not in self.tasks or self.call_off(live):
             return
-        if row.status == "running" and live.launched and pool is not None and pool.adapter is not None:
-            await pool.adapter.cancel(row.attempt_id)
-        elif row.status == "queued" and (
-            (pool is not None and pool.queue.remove(row.task_id) is not None)
-            or (row.not_before or 0.0) > time.time()
-        ):
+        if live.row.status == "running" and live.launched and pool is not None and pool.adapter is not None:
+            await pool.adapter.cancel(live.row.attempt_id)
+
+    def call_off(self, live: LiveTask) -> bool:
+        """End a task that waits as cancelled; `False` when it does not wait just now."""
+        row, pool = live.row, self._registry.pools.get(live.row.pool or "")
+        queued = pool is not None and pool.queue.remove(row.task_id) is not None
+        backs_off = row.status == "queued" and (row.not_before or 0.0) > time.time()
+        if queued or backs_off:
             self._cancelled(pool, live)
+        return queued or backs_off
 
     def _cancelled(self, pool: LivePool | None, live: LiveTask) -> None:
         self.finish(

@@ -10,14 +10,15 @@ Pure: no I/O and no clock; randomness is an argument.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import Any, Final, Literal, get_args
 
-from mcp_pools.errors import PoolsError, nearest
-from mcp_pools.models import Status
+from mcp_pools.errors import CODES, PoolsError, nearest
+from mcp_pools.models import Status, TaskError
 
 Strategy = Literal["round_robin", "broadcast", "random", "least_loaded", "map_reduce"]
 STRATEGIES: Final[tuple[str, ...]] = get_args(Strategy)
@@ -198,6 +199,19 @@ def chunk_outcomes(result: Any, items: int) -> list[dict[str, Any]] | None:
     return told if whole else None
 
 
+def item_error(told: Any) -> TaskError:
+    """Why an item failed, in whatever form its task type told it."""
+    if not isinstance(told, dict):
+        told = {"message": str(told)}
+    code, details = told.get("code"), told.get("details")
+    return TaskError(
+        code=code if isinstance(code, str) and code in CODES else "task_error",
+        message=str(told.get("message") or "It failed."),
+        retryable=bool(told.get("retryable")),
+        details=details if isinstance(details, dict) else {},
+    )
+
+
 def verdict(counts: Mapping[str, int], total: int, on_error: str) -> Status:
     """The status of a distribution all of whose items have ended; `counts` are of their statuses."""
     bad: tuple[Status, ...] = ("failed", "timed_out", "cancelled")
@@ -220,7 +234,7 @@ def fold(how: str, results: Sequence[Any]) -> Any:
     """
     try:
         return FOLDS[how](results)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError) as error:
         raise PoolsError(
             "task_error",
             f"The results cannot be folded with {how!r}: {error}.",
@@ -237,7 +251,13 @@ def _concat(results: Sequence[Any]) -> list[Any]:
 
 
 def _sum(results: Sequence[Any]) -> Any:
-    return sum(_numbers(results))
+    numbers = _numbers(results)
+    try:
+        whole = sum(numbers)
+        json.dumps(whole, allow_nan=False)
+    except (ValueError, OverflowError):
+        raise ValueError("their sum is too large to be written as JSON") from None
+    return whole
 
 
 def _least(results: Sequence[Any]) -> Any:
@@ -266,8 +286,13 @@ def _numbers(results: Sequence[Any]) -> Sequence[Any]:
 
 
 def _alike(results: Sequence[Any]) -> Sequence[Any]:
-    """Numbers, or texts: what has an order that everybody expects."""
-    return results if all(isinstance(each, str) for each in results) else _numbers(results)
+    """Numbers, or texts: what has an order that everybody expects. The first result says which."""
+    if not results or not isinstance(results[0], str):
+        return _numbers(results)
+    for at, each in enumerate(results):
+        if not isinstance(each, str):
+            raise TypeError(f"result {at} is {_kind(each)}, not a text")
+    return results
 
 
 def _kind(value: Any) -> str:

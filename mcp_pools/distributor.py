@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mcp_pools import plugins
+from mcp_pools.dispatcher import AT_ONCE, Dispatcher
 from mcp_pools.distribution import FOLDS, Outcome, chunk_size, fold, place, split, verdict
 from mcp_pools.errors import PoolsError
 from mcp_pools.intake import Parts, Request, new_id, new_ids
@@ -34,9 +34,10 @@ from mcp_pools.states import TERMINAL
 from mcp_pools.store import FOLD, AcceptDistribution, DistributionRow, EndDistribution, TaskRow
 
 if TYPE_CHECKING:
-    from mcp_pools.dispatcher import Dispatcher
     from mcp_pools.intake import Intake
     from mcp_pools.registry import Registry
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -100,7 +101,8 @@ class Distributor:
             self._registry.fleet.placed(places)
         row = self._row(request, wanted, caller, parts)
         common = self._intake.common(request, caller) | {"selector": selector}
-        return await self._accept(row, self._rows(row, common, parts, places))
+        rows = await beside(lambda: self._rows(row, common, parts, places), parts.payloads)
+        return await self._accept(row, rows)
 
     def _selector(self, request: Request, wanted: Wanted) -> dict[str, str] | None:
         """What its pools must carry, now and wherever its parts may move: labels, a name, a type."""
@@ -156,19 +158,35 @@ class Distributor:
 
     async def _accept(self, row: DistributionRow, rows: Sequence[TaskRow]) -> LiveDistribution | None:
         self._fail_unreachable(row, rows)
-        whole = LiveDistribution(row, [LiveTask(part) for part in rows], self._all_ended, self._one_failed)
+        whole = await beside(lambda: self._whole(row, [LiveTask(part) for part in rows]), rows)
         parts = [part for part in whole.parts if part.row.status == "queued"]
-        self.living[whole.distribution_id] = whole
-        with self._arriving(parts):
+        pools = {part.row.pool or "": self._registry.pools[part.row.pool or ""] for part in parts}
+        for part in parts:  # while they are being kept, they count as waiting on their pools
+            part.head_for(pools[part.row.pool or ""])
+        self._loaded(pools)
+        kept = False
+        try:
             kept = await self._kept(AcceptDistribution(row, rows, whole.event("queued")))
+        finally:
+            if not kept:
+                for part in parts:
+                    part.arrive()
+                self._loaded(pools)
         if not kept:
-            del self.living[whole.distribution_id]
             return None
+        self.living[whole.distribution_id] = whole
         self._dispatcher.tasks.update((part.task_id, part) for part in parts)
-        self._dispatcher.enqueue_all(parts)
+        self._dispatcher.commits.spawn(self._dispatcher.enqueue_all(parts))
         if not parts:
             self._all_ended(whole)
         return whole
+
+    def _whole(self, row: DistributionRow, parts: list[LiveTask]) -> LiveDistribution:
+        return LiveDistribution(row, parts, self._all_ended, self._one_failed)
+
+    def _loaded(self, pools: Mapping[str, LivePool]) -> None:
+        for pool in pools.values():
+            self._registry.loaded(pool)
 
     async def _kept(self, change: AcceptDistribution) -> bool:
         try:
@@ -176,21 +194,6 @@ class Distributor:
         except BaseException:
             self._dispatcher.commits.spawn(self._disown(change.row.distribution_id))
             raise
-
-    @contextmanager
-    def _arriving(self, parts: Sequence[LiveTask]) -> Iterator[None]:
-        """While they are being kept, parts count as waiting on their pools."""
-        counts = Counter(part.row.pool or "" for part in parts)
-        pools = {name: self._registry.pools[name] for name in counts}
-        try:
-            for name, pool in pools.items():
-                pool.arriving += counts[name]
-                self._registry.loaded(pool)
-            yield
-        finally:
-            for name, pool in pools.items():
-                pool.arriving -= counts[name]
-                self._registry.loaded(pool)
 
     def _fail_unreachable(self, row: DistributionRow, rows: Sequence[TaskRow]) -> None:
         """Parts of a broadcast whose pool is ill have failed before they begin."""
@@ -204,7 +207,6 @@ class Distributor:
 
     async def _disown(self, distribution_id: str) -> None:
         """Nobody was told of this distribution: should it be on disk after all, it is cancelled."""
-        self.living.pop(distribution_id, None)
         await self._dispatcher.keep_cancel(distribution_id, patience=float("inf"))
         kept = await self._registry.store.distribution(distribution_id)
         if kept is None or kept.finished_at is not None:
@@ -213,7 +215,7 @@ class Distributor:
         tasks = [LiveTask(part, cancelling=True) for part in left]
         self._dispatcher.tasks.update((task.task_id, task) for task in tasks)
         await self.take_up(kept)
-        self._dispatcher.enqueue_all(tasks)
+        await self._dispatcher.enqueue_all(tasks)
 
     # Recovered.
 
@@ -222,7 +224,7 @@ class Distributor:
         rows = await self._registry.store.parts(row.distribution_id)
         known = [self._dispatcher.tasks.get(part.task_id) or LiveTask(part) for part in rows]
         parts = [part for part, kept in zip(known, rows, strict=True) if kept.part != FOLD]
-        whole = LiveDistribution(row, parts, self._all_ended, self._one_failed)
+        whole = self._whole(row, parts)
         whole.folding = next(
             (part for part, kept in zip(known, rows, strict=True) if kept.part == FOLD), None
         )
@@ -251,7 +253,11 @@ class Distributor:
             left.append(whole.folding)
         for part in left:
             part.cancelling, part.why_cancelled = True, why
-        await asyncio.gather(*(self._dispatcher.cancel(part) for part in left))
+        for at, part in enumerate(left, 1):
+            self._dispatcher.call_off(part)
+            if at % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await asyncio.gather(*(self._dispatcher.cancel(part) for part in left if part.launched))
 
     # Ended.
 
@@ -347,6 +353,12 @@ async def beside(work: Callable[[], T], size: Any) -> T:
     """Do work at once when it is little, else on a thread, so that nobody waits for it."""
     few = not isinstance(size, list) or len(size) <= MANY
     return work() if few else await asyncio.to_thread(work)
+
+
+def error_of(code: str, message: str, details: dict[str, Any]) -> bytes:
+    """Why the fold failed, as it is kept."""
+    told = {"code": code, "message": message, "retryable": False, "details": details}
+    return json.dumps(told).encode()
 
 
 def shown(part: LiveTask) -> TaskRow:

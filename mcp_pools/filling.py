@@ -18,7 +18,7 @@ def fill_words(words: Sequence[str], item: Any) -> list[str]:
     Text goes in as it is, anything else as JSON; what was filled in is never looked at again.
 
     Raises:
-        PoolsError: `invalid_payload` when the item has no such key.
+        PoolsError: `invalid_payload` when the item has no such key, or holds what is no JSON.
     """
     return [_filled(word, item) for word in words]
 
@@ -31,7 +31,7 @@ def fill(value: Any, item: Any, *, whole: bool) -> Any:
             instead of its text.
 
     Raises:
-        PoolsError: `invalid_payload` when the item has no such key.
+        PoolsError: `invalid_payload` when the item has no such key, or holds what is no JSON.
     """
     if isinstance(value, str):
         alone = _PLACE.fullmatch(value) if whole else None
@@ -63,7 +63,13 @@ def _value(item: Any, keys: str) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        message = f"The item's {_shown(value)} cannot be written as JSON: {error}."
+        raise PoolsError("invalid_payload", message, "Use finite numbers and valid text.") from None
 
 
 def _shown(item: Any) -> str:

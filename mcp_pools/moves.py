@@ -73,8 +73,7 @@ class Moves:
         row = live.row
         came_from, row.pool, row.pool_type = row.pool, to.name, to.row.spec.type
         event = self._dispatcher.event(live, "moved", **{"from": came_from})
-        live.heading_for = to
-        to.arriving += 1
+        live.head_for(to)
         self._registry.loaded(to)
         self._dispatcher.commits.after(
             Update(row, row.launch, event), partial(self._dispatcher.enqueue, to, live)

@@ -100,6 +100,17 @@ class LiveTask:
         if row.selector:
             self.lane = self.lane._replace(selector=tuple(sorted(row.selector.items())))
 
+    def head_for(self, pool: LivePool) -> None:
+        """It will wait on this pool when a change is on disk."""
+        self.heading_for = pool
+        pool.arriving += 1
+
+    def arrive(self) -> None:
+        """It heads for no pool any more."""
+        if self.heading_for is not None:
+            self.heading_for.arriving -= 1
+            self.heading_for = None
+
     @property
     def movable(self) -> bool:
         """Whether it may wait on another pool instead."""

@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, get_args
 
-from mcp_pools.distribution import Outcome, outcomes
-from mcp_pools.errors import CODES, PoolsError
+from mcp_pools.distribution import Outcome, item_error, outcomes
+from mcp_pools.errors import PoolsError
 from mcp_pools.models import (
     Distribution,
     Event,
@@ -124,20 +124,6 @@ def _item(index: int, part: TaskRow, outcome: Outcome) -> ItemResult:
         status=outcome.status,
         result=outcome.result,
         error=error,
-    )
-
-
-def item_error(told: Any) -> TaskError:
-    """Why an item failed, as its task type told it."""
-    if not isinstance(told, dict):
-        return TaskError(code="task_error", message=str(told))
-    code = told.get("code")
-    details = told.get("details")
-    return TaskError(
-        code=code if code in CODES else "task_error",
-        message=str(told.get("message") or "it failed"),
-        retryable=bool(told.get("retryable")),
-        details=details if isinstance(details, dict) else {},
     )
 
 

@@ -111,9 +111,11 @@ class Quotas:
             meter.running += 1
 
     def ended(self, pool: str, caller: str) -> None:
-        """Its place is free again."""
+        """Its place is free again; the end of one that was never counted, as an earlier owner had
+        started it, frees none.
+        """
         for meter in self._of(pool, caller):
-            meter.running -= 1
+            meter.running = max(meter.running - 1, 0)
 
     def _of(self, pool: str, caller: str) -> Sequence[_Meter]:
         if not self.limited:

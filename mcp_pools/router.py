@@ -397,7 +397,9 @@ class Router:
         queued = [live for live in tasks.values() if live.row.status == "queued"]
         for live in tasks.values():
             if live.row.status == "running":
-                self.registry.pools[live.row.pool or ""].running[live.row.attempt_id] = live
+                pool = self.registry.pools[live.row.pool or ""]
+                pool.running[live.row.attempt_id] = live
+                self.registry.quotas.started(pool.name, live.row.caller, time.monotonic())
         for pool in self.registry.pools.values():
             await self._start(pool)
         for distribution in await self.registry.store.unfinished_distributions():

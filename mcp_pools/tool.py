@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mcp_pools.router import Router
 
 Effect = Literal["read", "write", "destroy"]
+Question = Callable[["Router", dict[str, Any]], "str | None"]
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
 TOOLS: dict[str, Tool] = {}
@@ -57,6 +58,8 @@ class Tool:
     positional: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
     example: str = ""
+    question: Question | None = None
+    """What a person is asked before an MCP client's call is done; `None`: nothing."""
 
     @property
     def command(self) -> str:
@@ -178,6 +181,7 @@ def tool(
     positional: tuple[str, ...] = (),
     flags: Mapping[str, str] | None = None,
     example: str = "",
+    question: Question | None = None,
 ) -> Callable[[Function], Function]:
     """Make a tool of an async function; it stays callable from Python as it is."""
 
@@ -193,6 +197,7 @@ def tool(
             positional=positional,
             flags=flags or {},
             example=example,
+            question=question,
         )
         return function
 

@@ -15,9 +15,15 @@ from typing import Any
 
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
+from mcp_types import ElicitResult
 from waiting import PATIENCE
 
 CONSOLE = str(Path(sys.executable).parent / "mcp-pools")
+
+
+async def agree(context: Any, params: Any) -> ElicitResult:
+    """What a human says who wants it done."""
+    return ElicitResult(action="accept", content={"confirm": True})
 
 
 class Machine:
@@ -29,11 +35,11 @@ class Machine:
         self.environment = {**os.environ, "MCP_POOLS_HOME": str(home), "MCP_POOLS_OWNER_IDLE_SECONDS": "2"}
 
     def client(self, *flags: str, cwd: Path | None = None) -> AbstractAsyncContextManager[Client]:
-        """The SDK's client on a bridge of its own, which stands in `cwd`."""
+        """The SDK's client on a bridge of its own, which stands in `cwd`; its human agrees to everything."""
         parameters = StdioServerParameters(
             command=CONSOLE, args=["serve", *flags], env=self.environment, cwd=cwd or self.directory
         )
-        return Client(parameters)
+        return Client(parameters, elicitation_callback=agree)
 
     def console(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """One console command, as a pipe sees it; `more` is for `subprocess.run`."""

@@ -266,17 +266,35 @@ async def test_an_item_whose_worker_dies_is_tried_again(router: Router) -> None:
     assert results(whole) == [1, "worker_lost"]
 
 
+async def test_an_item_that_failed_is_tried_again_elsewhere(router: Router) -> None:
+    """Where another healthy pool takes it."""
+    for name in "ab":
+        await pool_register(router, name=name, type="local", max_workers=1)
+    wanted = {"task_type": "fail-until", "payload": {"attempt": "{item}", "items": [2, 2, 2, 2]}}
+    begun = await pool_distribute(router, **wanted, max_attempts=2, wait=False)
+    first = [item.pool for item in begun.results]
+    whole = await ended(router, begun.distribution_id)
+    assert results(whole) == [2, 2, 2, 2]
+    assert [item.pool for item in whole.results] == [{"a": "b", "b": "a"}[str(pool)] for pool in first]
+
+
 async def test_fail_fast_cancels_the_rest(router: Router, gate: Any) -> None:
     """What runs is stopped, what waits never starts; each says why."""
-    payload = {"attempt": "{item}", "items": [2, *[1] * 30]}
-    await pool_register(router, name="one", type="local", max_workers=1)
-    whole = await pool_distribute(
-        router, task_type="fail-until", payload=payload, pools=["one"], on_error="fail_fast"
+    payload = {"fail": "{item}", "gate": str(gate.path), "items": [False, *[False] * 28, True, False]}
+    await pool_register(router, name="two", type="local", max_workers=2)
+    begun = await pool_distribute(
+        router, task_type="fail-or-hold", payload=payload, pools=["two"], on_error="fail_fast", wait=False
     )
-    assert (whole.status, whole.failed) == ("failed", 1)
-    assert whole.succeeded + whole.cancelled == 30 and whole.cancelled > 0
-    messages = {item.error.message for item in whole.results if item.status == "cancelled" and item.error}
-    assert messages == {"Cancelled because another item failed (on_error is fail_fast)."}
+    first = router.dispatcher.tasks[begun.results[1].task_id]
+    await until(lambda: first.row.status == "running")
+    assert await pool_cancel(router, first.task_id)  # one that is cancelled by itself is no failure
+    for item in begun.results[2:29]:
+        await pool_cancel(router, item.task_id)
+    whole = await ended(router, begun.distribution_id)
+    assert (whole.status, whole.failed, whole.cancelled, whole.succeeded) == ("failed", 1, 30, 0)
+    why = "Cancelled because another item failed (on_error is fail_fast)."
+    said = [item.error.message for item in whole.results if item.error]
+    assert (said[0], said[30], said[29]) == (why, why, "RuntimeError: told to")
 
 
 async def test_cancelling_stops_all_of_it(router: Router, gate: Any) -> None:

@@ -119,6 +119,42 @@ class AgainstTheModel(RuleBasedStateMachine):
         self.choices += 1
         self.chosen[name] = self.choices
 
+    @rule(
+        task_type=st.sampled_from(["echo", "sleep", "prompt"]),
+        selector=SELECTORS,
+        all=st.booleans(),
+        used=st.integers(0, 4),
+    )
+    def spread(self, task_type: str, selector: dict[str, str], all: bool, used: int) -> None:
+        """Several tasks are placed: on candidates, the one whose turn is next first, as the model has it."""
+        candidates = [
+            pool
+            for pool in self.pools.values()
+            if pool.open and pool.matches(selector) and (pool.types == ANY or task_type in pool.types)
+        ]
+        names = {pool.name for pool in candidates}
+        assert {name for name in self.fleet if self.fleet.admits(name, task_type, selector)} == names
+        assert not self.fleet.admits("nowhere", task_type, selector)
+        if not candidates:
+            with pytest.raises(PoolsError) as refused:
+                self.fleet.rooms(task_type, selector, all=all)
+            assert refused.value.code == "unsupported"
+            return
+        well = [pool for pool in candidates if pool.healthy]
+        among = candidates if all or not well else well
+        expected = sorted(among, key=lambda pool: (self.chosen.get(pool.name, 0), pool.name))
+        rooms = [pool.name for pool in self.fleet.rooms(task_type, selector, all=all)]
+        assert rooms == [pool.name for pool in expected]
+        placed = (rooms * 2)[:used]
+        self.fleet.placed(placed)
+        for name in rooms[: min(used, len(rooms))]:
+            self.choices += 1
+            self.chosen[name] = self.choices
+        if used > len(rooms):  # some have got a second one, after all had their first
+            for name in rooms[: used - len(rooms)]:
+                self.choices += 1
+                self.chosen[name] = self.choices
+
     @invariant()
     def knows_the_same_pools(self) -> None:
         """The fleet holds what the model holds."""
@@ -127,6 +163,19 @@ class AgainstTheModel(RuleBasedStateMachine):
 
 TestAgainstTheModel = AgainstTheModel.TestCase
 TestAgainstTheModel.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
+
+
+@given(count=st.integers(1, 9), sizes=st.lists(st.integers(0, 20), max_size=8))
+def test_rounds_of_several_are_even_within_one(count: int, sizes: list[int]) -> None:
+    """Whoever had no turn in one distribution is first in the next."""
+    fleet, seen = plain(count), Counter[str]()
+    for size in sizes:
+        names = [pool.name for pool in fleet.rooms("echo")]
+        placed = [names[at % count] for at in range(size)]
+        fleet.placed(placed)
+        seen.update(placed)
+        shares = [seen[name] for name in fleet]
+        assert max(shares) - min(shares) <= 1
 
 
 @given(count=st.integers(1, 9), rounds=st.integers(1, 30))

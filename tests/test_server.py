@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -284,11 +285,11 @@ async def test_a_cancelled_call_does_not_hold_the_session(router: Any) -> None:
                 await write.aclose()
 
 
-def test_building_the_server_leaves_the_root_logger_alone() -> None:
+def test_building_the_server_leaves_the_root_logger_alone(tmp_path: Path) -> None:
     """Logging belongs to the owner."""
     before = (logging.root.level, list(logging.root.handlers))
     build_server.cache_clear()
-    build_server()
+    build_server(tmp_path)
     assert (logging.root.level, list(logging.root.handlers)) == before
 
 

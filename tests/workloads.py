@@ -70,3 +70,12 @@ def note_items(items: list[int], file: str, fail: list[int], context: Context) -
 def sum_of_squares(items: list[float]) -> float:
     """What a fold of one's own may be."""
     return sum(item * item for item in items)
+
+
+@task_type(summary="Fail at once, or wait for a sign")
+def fail_or_hold(fail: bool, gate: str) -> None:
+    """Those that hold go on when the gate is there."""
+    if fail:
+        raise RuntimeError("told to")
+    while not os.path.exists(gate):
+        time.sleep(0.005)

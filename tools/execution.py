@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le
 
 from mcp_pools.distribution import OnError, Strategy
 from mcp_pools.models import Cancelled, Distribution, Task
+from mcp_pools.questions import cancelling
 from mcp_pools.tool import tool
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ async def pool_task(
     idempotent=True,
     positional=("task_id",),
     example="mcp-pools cancel t_0123",
+    question=cancelling,
 )
 async def pool_cancel(
     router: Router, task_id: Annotated[str, "The id of a task or of a distribution."]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from mcp_pools.models import Discovered, Pool, PoolDetail, PoolList, Rebalanced
+from mcp_pools.questions import closing, registering
 from mcp_pools.tool import tool
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ async def pool_get(router: Router, name: Name) -> PoolDetail:
     open_world=True,
     flags={"name": "-n", "type": "-t", "min_workers": "-m", "max_workers": "-w", "region": "-r"},
     example="mcp-pools register --name bench --type local --max-workers 2",
+    question=registering,
 )
 async def pool_register(
     router: Router,
@@ -113,6 +115,7 @@ async def pool_scale(
     toolset="pools",
     positional=("name",),
     example="mcp-pools close bench --drain-timeout 5",
+    question=closing,
 )
 async def pool_close(
     router: Router,

@@ -77,10 +77,17 @@ Writes = tuple[str, Sequence[Row]]
 
 
 class Job(NamedTuple):
-    """A change: the rows of each of its statements, in the statements' order, and of its events."""
+    """A change: the rows of each of its statements, in the statements' order, and of its events.
 
-    writes: tuple[Writes, ...]
-    events: list[Row]
+    Thousands of rows are made where they are applied, not on the event loop.
+    """
+
+    writes: Sequence[Writes] | Callable[[], Sequence[Writes]]
+    events: Sequence[Row]
+
+    def rows(self) -> Sequence[Writes]:
+        """The rows of each statement."""
+        return self.writes() if callable(self.writes) else self.writes
 
 
 class SqliteStore:
@@ -159,9 +166,12 @@ class SqliteStore:
                 return self._add(events, size, ("update", list(map(self._update, updates))))
             case Accept(row=row):
                 return self._add([change.event], len(row.payload), *self._accepted([row]))
-            case AcceptDistribution(row=row, parts=parts):
-                writes = [("distribution", [sql.distribution(row)]), *self._accepted(parts)]
-                return self._add([change.event], sum(len(part.payload) for part in parts), *writes)
+            case AcceptDistribution(event=event):
+                assert self._group is not None
+                told = [event_values(event)] if event else []
+                return self._group.add(Job(partial(self._distributed, change), told), heavy=True)
+            case EndDistribution(row=row):
+                return self._add([change.event], len(row.reduced or b""), *other_writes(change))
             case Prune(before=before):
                 for key in ("prune_events", "prune_distributions"):
                     self._add((), 0, (key, [(before,)])).add_done_callback(asyncio.Future.exception)
@@ -174,6 +184,9 @@ class SqliteStore:
         if row.finished_at is not None:
             self._ended.add(row.task_id)
         return (row.task_id, change.fence, self._epoch, *sql.changing(row))
+
+    def _distributed(self, change: AcceptDistribution) -> Sequence[Writes]:
+        return [("distribution", [sql.distribution(change.row)]), *self._accepted(change.parts)]
 
     def _accepted(self, rows: Sequence[TaskRow]) -> list[Writes]:
         """New tasks, and the tables beside them: of large payloads, of parts."""
@@ -215,7 +228,7 @@ class SqliteStore:
         """`False` when a fenced statement refused a row."""
         rows: dict[str, list[Row]] = {}
         for job in batch:
-            for key, values in job.writes:
+            for key, values in job.rows():
                 rows.setdefault(key, []).extend(values)
         for key in sorted(rows, key=sql.ORDER.__getitem__):
             if self._execute(sql.STATEMENTS[key], rows[key]) < len(rows[key]) and key in sql.FENCED:
@@ -233,15 +246,16 @@ class SqliteStore:
         return changed
 
     def _apply_alone(self, job: Job) -> bool | Exception:
+        """Apply a change whole; one of which a row is refused leaves nothing, unless it is there already."""
         try:
             with self._transaction():
-                for key, rows in job.writes:
-                    if self._execute(sql.STATEMENTS[key], rows) < len(rows) and key in sql.FENCED:
-                        return len(rows) == 1 and sql.landed(self._write, key, rows[0])
-                if job.events:
-                    self._execute(sql.EVENT, job.events)
+                if not self._apply_together([job]):
+                    raise _Refused
             self.commits += 1
             return True
+        except _Refused:
+            (key, rows), *_ = job.rows()
+            return len(rows) == 1 and sql.landed(self._write, key, rows[0])
         except Exception as error:
             return refusal(error, self._path)
 

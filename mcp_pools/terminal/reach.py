@@ -184,23 +184,20 @@ def _patience(tool: Tool, arguments: dict[str, Any]) -> float:
 def _wait_on(
     client: Client, answer: Answer, until: float, cancels: bool, on_progress: OnProgress | None
 ) -> Answer:
-    """Go on waiting for work: a server ends waits early, a console waits as long as it was told to."""
+    """Go on waiting for a task: a server ends waits early, a console waits as long as it was told to."""
     data, refused = answer
     try:
-        while not refused and _is_unfinished(data) and (left := until - time.monotonic()) > 0:
-            again = {"task_id": _id(data), "wait_seconds": min(left, 30.0)}
+        while not refused and (id := _unfinished(data)) and (left := until - time.monotonic()) > 0:
+            again = {"task_id": id, "wait_seconds": min(left, 30.0)}
             data, refused = client.call("pool_task", again, on_progress)
     except KeyboardInterrupt:
         if cancels:
-            client.call("pool_cancel", {"task_id": _id(data)})
+            client.call("pool_cancel", {"task_id": _unfinished(data)})
         raise
     return data, refused
 
 
-def _is_unfinished(data: dict[str, Any]) -> bool:
-    return "pool_task" in TOOLS and _id(data) is not None and data.get("status") in ("queued", "running")
-
-
-def _id(data: dict[str, Any]) -> str | None:
-    """The id of a task or of a distribution; `None` for anything else."""
-    return data.get("task_id") or data.get("distribution_id")
+def _unfinished(data: dict[str, Any]) -> str | None:
+    """The id of a task or a distribution that has not ended."""
+    waits = "pool_task" in TOOLS and data.get("status") in ("queued", "running")
+    return data.get("task_id") or data.get("distribution_id") if waits else None

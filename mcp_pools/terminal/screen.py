@@ -148,10 +148,20 @@ def _event(event: Record, width: int, names: int) -> Text:
     sign, style = look("running" if what == "started" else what)
     pool = Text(one_line(event.get("pool") or ""))
     pool.truncate(names, overflow="ellipsis", pad=True)
-    what = kind.ljust(15) if width >= ROOMY else (what or about).ljust(10)
-    more = " ".join(filter(None, [event.get("task_id") or "", pairs(event.get("data") or {})]))
+    what = kind.ljust(22 if about == "distribution" else 15) if width >= ROOMY else (what or about).ljust(10)
+    more = " ".join(filter(None, [event.get("task_id") or "", _more(about, event.get("data") or {})]))
     at = str(event["at"])[11:19]
     return Text.assemble((at, "dim"), (f" {sign} {what} ", style), pool, (f" {one_line(more)}", "dim"))
+
+
+def _more(about: str, data: Record) -> str:
+    """What an event tells beside its kind; of a distribution how far it is."""
+    if about != "distribution":
+        return pairs(data)
+    statuses = ("completed", "failed", "timed_out", "cancelled")
+    done = sum(data.get(status, 0) for status in statuses)
+    lost = [f"{data[status]} {status}" for status in statuses[1:] if data.get(status)]
+    return " ".join([f"{done}/{data.get('total')}", *lost, str(data.get("distribution_id"))])
 
 
 def _footer(seen: Observed, view: View, width: int, top: int, shown: int) -> Text:

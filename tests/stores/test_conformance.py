@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from stores.implementations import IMPLEMENTATIONS, Make
 
-pytest.register_assert_rewrite("stores.conformance", "stores.search_conformance")
+pytest.register_assert_rewrite(
+    "stores.conformance", "stores.distribution_conformance", "stores.search_conformance"
+)
 
 from stores.conformance import *  # noqa: E402, F403
 from stores.conformance import NOW, a_task, an_event, keep, opened  # noqa: E402
+from stores.distribution_conformance import *  # noqa: E402, F403
 from stores.search_conformance import *  # noqa: E402, F403
 
 from mcp_pools.states import TERMINAL  # noqa: E402

@@ -7,12 +7,14 @@ import contextlib
 import os
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stores.conformance import NOW, a_task, ended, opened
+from stores.distribution_conformance import a_distribution, accept, over
 from stores.implementations import sqlite as make
 from waiting import until
 
@@ -213,6 +215,21 @@ async def test_every_older_version_is_brought_up_to_date(home: Path, path: Path,
     assert version(path) == LATEST
 
 
+@pytest.mark.parametrize("number", older_files())
+async def test_a_file_of_any_age_takes_distributions(home: Path, path: Path, number: int) -> None:
+    """Beside the tasks it held, which are no parts; the next owner finds both."""
+    make_older(path, number)
+    row = a_distribution()
+    async with opened(make, home) as store:
+        assert await store.unfinished_distributions() == []
+        assert await store.commit(accept(row))
+    async with opened(make, home) as store:
+        assert await store.unfinished_distributions() == [row]
+        assert [part.part for part in await store.parts("d_1")] == [0, 1, 2]
+        old = [task for task in await store.unfinished() if task.distribution_id is None]
+        assert [(task.task_id, task.part, task.items) for task in old] == [("t_old", None, None)][:number]
+
+
 async def test_a_file_of_any_age_ends_with_the_same_schema(home: Path) -> None:
     """A new file and a migrated one cannot be told apart."""
     schemas = set()
@@ -384,6 +401,34 @@ async def test_an_owner_is_needed_for_work_that_has_not_ended(home: Path, path: 
     async with opened(make, home) as store:
         await store.commit(ended(a_task("t_1")))
     assert not needs_owner(path)
+
+
+async def test_an_owner_is_needed_for_a_distribution_that_has_not_ended(home: Path, path: Path) -> None:
+    """Also when all its parts have: its results are still to be folded."""
+    change = accept(a_distribution())
+    async with opened(make, home) as store:
+        await store.commit(change)
+        for part in change.parts:
+            await store.commit(ended(part))
+        assert await store.unfinished() == []
+    assert needs_owner(path)
+    async with opened(make, home) as store:
+        await store.commit(over(change.row))
+    assert not needs_owner(path)
+
+
+async def test_a_large_fold_is_written_beside_the_event_loop(home: Path) -> None:
+    """As large results are: the loop goes on meanwhile."""
+    change = accept(a_distribution())
+    async with opened(make, home) as store:
+        await store.commit(change)
+        threads: list[str] = []
+        assert store._group is not None
+        store._group._usual_seconds = 0.0  # the disk has been quick: what is small would go on the loop
+        store._write.set_trace_callback(lambda _: threads.append(threading.current_thread().name))
+        assert await store.commit(over(change.row, reduced=b"r" * (1 << 20)))
+        store._write.set_trace_callback(None)
+        assert set(threads) == {"group-commit"}
 
 
 async def test_an_owner_is_needed_for_a_migration(path: Path) -> None:

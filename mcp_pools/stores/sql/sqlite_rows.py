@@ -257,12 +257,12 @@ def parts(db: sqlite3.Connection, distribution_id: str) -> list[TaskRow]:
 def unfinished(db: sqlite3.Connection) -> list[TaskRow]:
     """Every task that has not ended, oldest first, with its place in its distribution."""
     rows = tasks(db, "finished_at IS NULL ORDER BY tasks.task_id")
-    for distribution_id in {row.distribution_id for row in rows} - {None}:
-        which = "SELECT task_id, part, items FROM parts WHERE distribution_id = ?"
-        places = {task_id: (place, items) for task_id, place, items in db.execute(which, (distribution_id,))}
-        for row in rows:
-            if row.distribution_id == distribution_id:
-                row.part, row.items = places.get(row.task_id, (None, None))
+    known = {row.task_id: row for row in rows if row.distribution_id is not None}
+    which = "SELECT task_id, part, items FROM parts WHERE distribution_id = ?"
+    for distribution_id in {row.distribution_id for row in known.values()}:
+        for task_id, place, items in db.execute(which, (distribution_id,)):
+            if (row := known.get(task_id)) is not None:
+                row.part, row.items = place, items
     return rows
 
 
