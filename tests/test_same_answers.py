@@ -179,8 +179,13 @@ async def given_pools(tell: Teller) -> None:
 
 
 async def is_alone(tell: Teller, name: str) -> bool:
-    """Whether a pool is the only one: the implied one goes by itself once there is another."""
-    return [pool["name"] for pool in (await tell.aside("pool_list"))["pools"]] == [name]
+    """Whether a pool is the only one: the implied one goes by itself once there is another.
+
+    Its last event comes a moment after it has gone.
+    """
+    told = await tell.aside("pool_watch")
+    gone = any((event["kind"], event["pool"]) == ("pool.closed", "local") for event in told["events"])
+    return gone and [pool["name"] for pool in told["pools"]] == [name]
 
 
 async def done_work(tell: Teller) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from peers import http_peer, ok, owner_peer, refused, rpc
 from pseudo_terminal import COMMAND
 from samples import answer, event
+from waiting import until
 
 from mcp_pools import console
 from mcp_pools.terminal import watch
@@ -118,6 +120,7 @@ def test_each_event_is_a_line_and_a_wait_is_long(home: Path, follow: Any) -> Non
     with owner_peer(home, log):
         following = follow()
         assert [following.line() for _ in range(5)] == log.events
+        asyncio.run(until(lambda: len(log.asked) == 4))
         following.process.send_signal(signal.SIGINT)
         assert following.end() == (130, "mcp-pools: interrupted.\n")
     assert [each.get("cursor") for each in log.asked] == [None, "2", "4", "5"]
