@@ -35,12 +35,13 @@ from mcp_types import (
     ToolAnnotations,
 )
 from mcp_types import Tool as ListedTool
-from pydantic_core import to_json
 
 from mcp_pools import __version__
+from mcp_pools.answers import answer
 from mcp_pools.doors.peer import OpenCalls, PeerReader, PeerWriter
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.selection import select_tools
+from mcp_pools.shortening import encoded
 from mcp_pools.tool import TOOLS, Tool
 
 if TYPE_CHECKING:
@@ -179,8 +180,8 @@ def _not_offered(name: str, offered: Mapping[str, Tool]) -> str:
 async def _outcome(tool: Tool, router: Router, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run the tool. Whatever happens becomes a result, except cancellation, which passes."""
     try:
-        result = await tool.invoke(router, arguments)
-        return _wire(result, to_json(result, inf_nan_mode="null").decode(), is_error=False)
+        short = await answer(tool, router, arguments)
+        return _wire(short.result, encoded(short.result), is_error=False, note=short.note)
     except PoolsError as refused:
         return _wire({"error": _described(refused)}, str(refused), is_error=True)
     except Exception:
@@ -192,10 +193,12 @@ async def _outcome(tool: Tool, router: Router, arguments: dict[str, Any]) -> dic
         return _wire(None, masked, is_error=True)
 
 
-def _wire(structured: dict[str, Any] | None, text: str, *, is_error: bool) -> dict[str, Any]:
+def _wire(
+    structured: dict[str, Any] | None, text: str, *, is_error: bool, note: str | None = None
+) -> dict[str, Any]:
     """A `CallToolResult` as it goes over the wire; the 2025 era ignores `resultType`."""
     return {
-        "content": [{"type": "text", "text": text}],
+        "content": [{"type": "text", "text": each} for each in (text, note) if each is not None],
         "structuredContent": structured,
         "isError": is_error,
         "resultType": "complete",
