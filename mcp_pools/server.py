@@ -40,8 +40,10 @@ from mcp_pools import __version__
 from mcp_pools.answers import answer
 from mcp_pools.doors.peer import OpenCalls, PeerReader, PeerWriter
 from mcp_pools.errors import PoolsError, nearest
+from mcp_pools.resources import list_resources, list_templates, read_resource
 from mcp_pools.selection import select_tools
 from mcp_pools.shortening import encoded
+from mcp_pools.subscriptions import LISTENING, subscribe, unsubscribe
 from mcp_pools.tool import TOOLS, Tool
 
 if TYPE_CHECKING:
@@ -120,8 +122,19 @@ def build_server() -> Server[Session]:
         title="MCP Pools",
         description="Durable tasks on pools of workers.",
         instructions=INSTRUCTIONS,
-        cache_hints={"tools/list": _LISTING},
+        cache_hints={
+            "tools/list": _LISTING,
+            "resources/list": _LISTING,
+            "resources/templates/list": _LISTING,
+            "prompts/list": _LISTING,
+        },
         on_list_tools=_list_tools,
+        on_list_resources=list_resources,
+        on_list_resource_templates=list_templates,
+        on_read_resource=read_resource,
+        on_subscribe_resource=subscribe,
+        on_unsubscribe_resource=unsubscribe,
+        on_subscriptions_listen=LISTENING,
     )
     # Not `on_call_tool`: a handler registered like this may answer in wire form, which
     # spares each call the building and dumping of a result model.
