@@ -133,14 +133,15 @@ KINDS: Final = (
         _result,
     ),
 )
-_TEMPLATES: Final = {kind: UriTemplate.parse(kind.uri) for kind in KINDS}
+TEMPLATES: Final = {kind: UriTemplate.parse(kind.uri) for kind in KINDS}
+"""Each kind's address, to be matched."""
 
 
 def found(uri: str) -> tuple[Kind, dict[str, str]] | None:
     """The kind of resource at an address, and what its template's variables are there."""
     if len(uri) > 1000:
         return None
-    for kind, template in _TEMPLATES.items():
+    for kind, template in TEMPLATES.items():
         matched = template.match(uri)
         if matched is not None:
             return kind, {name: str(value) for name, value in matched.items()}

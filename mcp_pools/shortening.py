@@ -133,12 +133,15 @@ def _distribution(whole: dict[str, Any], most: int, asked: Mapping[str, Any]) ->
 
 
 def _more_items(distribution_id: str, items: list[Any], count: int, asked: Mapping[str, Any]) -> str:
-    """The call that has the items behind the first `count`, or what is in one that is too long."""
+    """The call that has the items behind the first `count`; when not even one fits, what asks about it."""
     start, selected = asked.get("offset") or 0, asked.get("select")
     if count:
         return f"pool_task({_arguments(distribution_id, selected)}, offset={start + count}, limit={count})"
-    question = _question(items[0]["result"])
-    return f"pool_task({_arguments(distribution_id, selected, question)}, offset={start}, limit=1)"
+    rest = f"pool_task({_arguments(distribution_id, selected)}, offset={start + 1})"
+    question = _arguments(distribution_id, selected, _question(items[0]["result"]))
+    first = f"pool_task({question}, offset={start}, limit=1)"
+    long = len(encoded(items[0]["result"])) > _LONGEST_FIELD  # else it is the error that is
+    return "; then ".join([first] * long + [rest] * (len(items) > 1))
 
 
 def _other(result: dict[str, Any], most: int) -> Shortened:

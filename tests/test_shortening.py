@@ -69,6 +69,7 @@ def test_every_distribution_fits(results: list[Any], reduced: Any, pools: dict[s
     shown = short["results"]
     assert shown == whole["results"][: len(shown)] or (len(shown) == 1 and shown[0].get("result") is None)
     assert len(shown) == len(results) or "pool_task(" in short["next"]
+    assert short["next"] != ""
     assert short["reduced"] == reduced or "pools://tasks/d_1/result" in short["next"]
 
 
@@ -129,7 +130,18 @@ def test_one_item_that_is_too_long_is_asked_about() -> None:
     """It stands in its place without its result."""
     short = shortened(distribution([{"a": "x" * MOST}, 1]), TOKENS).result
     assert [(each["index"], each["result"]) for each in short["results"]] == [(0, None)]
-    assert short["next"] == 'pool_task(task_id="d_1", select="keys(@)", offset=0, limit=1)'
+    assert short["next"] == (
+        'pool_task(task_id="d_1", select="keys(@)", offset=0, limit=1); then '
+        'pool_task(task_id="d_1", offset=1)'
+    )
+
+
+def test_one_error_that_is_too_long_does_not_stop_reading_on() -> None:
+    """There is nothing to select in an error."""
+    whole = distribution([None, 1])
+    whole["results"][0]["error"] = {"code": "task_error", "message": "x" * MOST}
+    short = shortened(whole, TOKENS).result
+    assert short["results"][0]["error"]["message"] and short["next"] == 'pool_task(task_id="d_1", offset=1)'
 
 
 def test_a_fold_that_is_too_long_is_left_out_before_the_items() -> None:
