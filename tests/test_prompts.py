@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import pytest
-from conftest import Gate
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, PromptReference, ResourceTemplateReference
 from waiting import until
@@ -55,7 +54,7 @@ async def test_instructions_are_fixed_and_facts_are_data(connect: Any, router: A
     assert named and named <= set(TOOLS)
 
 
-async def test_facts_are_those_of_the_moment(connect: Any, router: Any, gate: Gate) -> None:
+async def test_facts_are_those_of_the_moment(connect: Any, router: Any, gate: Any) -> None:
     """What runs, what waits and why, what failed and why; and the task that was asked about."""
     failed = await pool_execute(router, task_type="compute", payload={"expression": "1 / 0"})
     tasks = [await pool_execute(router, **gate.task, wait=False) for _ in range(3)]

@@ -11,10 +11,10 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import Gate, session_transport
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, ResourceUpdatedNotification
+from transports import session_transport
 from waiting import until
 
 from mcp_pools.resources import KINDS, found
@@ -104,7 +104,7 @@ async def test_what_leads_nowhere_is_refused(connect: Any, uri: str, words: str)
     assert refused.value.error.code == INVALID_PARAMS and refused.value.error.data["uri"] == uri[:1000]
 
 
-async def test_a_task_without_a_result_says_so(connect: Any, router: Any, gate: Gate) -> None:
+async def test_a_task_without_a_result_says_so(connect: Any, router: Any, gate: Any) -> None:
     """Null would be a result."""
     task = await pool_execute(router, **gate.task, wait=False)
     async with connect() as client:
@@ -191,7 +191,7 @@ def watch(router: Any, request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])
-async def test_a_task_that_ends_is_told_of(watch: Any, router: Any, gate: Gate, era: str) -> None:
+async def test_a_task_that_ends_is_told_of(watch: Any, router: Any, gate: Any, era: str) -> None:
     """Those who watch the task, its pool and the pools hear of it; those of another do not."""
     task = await pool_execute(router, **gate.task, wait=False)
     other = await pool_execute(router, task_type="echo", payload={})
@@ -205,7 +205,7 @@ async def test_a_task_that_ends_is_told_of(watch: Any, router: Any, gate: Gate, 
 
 
 @pytest.mark.parametrize("era", ["legacy", "auto"])
-async def test_a_part_is_told_of_with_its_distribution(watch: Any, router: Any, gate: Gate, era: str) -> None:
+async def test_a_part_is_told_of_with_its_distribution(watch: Any, router: Any, gate: Any, era: str) -> None:
     """The parts have no events of their own."""
     payload = {**gate.task["payload"], "items": [1]}
     spread = await pool_distribute(router, task_type="hold", payload=payload, wait=False)
