@@ -147,11 +147,22 @@ def cursor_at(place: int, question: str) -> str:
     return base64.urlsafe_b64encode(f"{question}.{place}".encode()).decode().rstrip("=")
 
 
+def behind(cursor: str, place: int) -> str:
+    """A cursor of the same question that goes on behind another place."""
+    return cursor_at(place, _parts(cursor)[0])
+
+
+def _parts(cursor: str) -> tuple[str, str]:
+    """The question and the place in a cursor, as they stand there."""
+    padded = cursor + "=" * (-len(cursor) % 4)
+    of, _, place = base64.urlsafe_b64decode(padded.encode()).decode().partition(".")
+    return of, place
+
+
 def read_cursor(cursor: str, tool: str, question: str) -> int:
     """The place a cursor goes on behind; raises `PoolsError` `invalid_payload` for another question's."""
     try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        of, _, place = base64.urlsafe_b64decode(padded.encode()).decode().partition(".")
+        of, place = _parts(cursor)
         at = int(place)
     except (ValueError, UnicodeError):
         of, at = "", 0

@@ -171,6 +171,8 @@ class Settings(BaseModel):
     mcp_wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 45.0
     mcp_confirm: Literal["ask", "never"] = "ask"
     """Whether the human of an MCP client is asked before something is lost or leaves this machine."""
+    mcp_result_tokens: int = Field(10_000, ge=1000)
+    """What a tool's result over MCP may come to; a longer one is cut and says where the rest is."""
     durable_sync: Literal["full", "normal"] = "full"
     default_timeout: Seconds = 300.0
     default_max_attempts: Count = 1

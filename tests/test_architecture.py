@@ -25,7 +25,7 @@ LAYERS = {
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses secret searchable adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
-    "program payload filling tabular ecosystem agents worktree",
+    "program payload filling tabular ecosystem agents worktree shortening",
     2: "plugins present bridge stores task_types adapters",
     3: "worker commits intake pool registry dispatcher history live_distribution distributor balancing "
     "discovery moves",
@@ -36,7 +36,7 @@ LAYERS = {
     "progress "
     "formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
-    "completion reference",
+    "completion reference answers type_listing resources subscriptions prompts completions",
     8: "owner",
     9: "__init__ __main__",
 }

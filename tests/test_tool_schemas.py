@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from mcp_pools.tool import TOOLS
 SNAPSHOTS = Path(__file__).parent / "snapshots" / "tools"
 UPDATE = os.environ.get("MCP_POOLS_UPDATE_SNAPSHOTS") == "1"
 TOKENS = 6_000
-KEYS = ("name", "title", "description", "annotations", "inputSchema", "outputSchema")
+VERBS = re.compile("List|Show|Register|Fix|Close|Find|Run|Spread|Look|Cancel|Check|Count|Follow")
+KEYS = ("name", "title", "description", "annotations", "inputSchema", "outputSchema", "_meta")
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ async def listing(connect: Any) -> list[dict[str, Any]]:
 async def test_every_tool_matches_its_snapshot(listing: list[dict[str, Any]]) -> None:
     """In both eras; a tool that went leaves no file behind."""
     for each in listing:
-        shown = {key: each[key] for key in KEYS}
+        shown = {key: each[key] for key in KEYS if key in each}
         assert shown == each
         snapshot = anyio.Path(SNAPSHOTS / f"{each['name']}.json")
         if UPDATE:
@@ -51,3 +53,19 @@ async def test_the_listing_leaves_the_model_room(listing: list[dict[str, Any]]) 
     size = len(json.dumps({"tools": listing}, ensure_ascii=False, separators=(",", ":")))
     print(f"{len(listing)} tools: {size} characters, about {size // 4} tokens")
     assert size / 4 <= TOKENS
+
+
+@pytest.mark.anyio
+async def test_long_results_are_announced(listing: list[dict[str, Any]]) -> None:
+    """A client that would cut earlier learns what a result may come to: the setting, in characters."""
+    said = {each["name"]: each["_meta"] for each in listing if "_meta" in each}
+    assert set(said) == {"pool_execute", "pool_distribute", "pool_task", "pool_search"}
+    assert all(meta == {"anthropic/maxResultSizeChars": 40_000} for meta in said.values())
+
+
+def test_descriptions_are_short_and_begin_with_what_the_tool_does() -> None:
+    """Under 2 KB; the first sentence is one of what it does, and short enough to be all that is read."""
+    for tool in TOOLS.values():
+        assert len(tool.description.encode()) < 2048
+        first = re.split(r"[.:;] ", " ".join(tool.description.split()))[0]
+        assert VERBS.match(first) and len(first) <= 120, f"{tool.name}: {first}"

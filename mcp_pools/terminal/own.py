@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
 
 from mcp_pools.terminal import completion
 from mcp_pools.terminal.output import Options, complain, shared_options, show
-
-if TYPE_CHECKING:
-    from mcp_pools.task_type import TaskType
 
 
 class Serve(click.Command):
@@ -68,6 +65,7 @@ def _task_types(name: str | None, options: Options) -> int:
     from mcp_pools.errors import PoolsError, nearest
     from mcp_pools.plugins import task_types
     from mcp_pools.settings import load
+    from mcp_pools.type_listing import described
 
     try:
         known = task_types(load(config_file=options.config))
@@ -79,26 +77,6 @@ def _task_types(name: str | None, options: Options) -> int:
         return 2
     show("task-types", described(known, name, whole=options.shown == "json"), options)
     return 0
-
-
-def described(known: dict[str, TaskType], name: str | None, whole: bool) -> dict[str, Any]:
-    """One task type with its schema, or all of them; `whole` includes their schemas too."""
-    if name is not None:
-        return _described(known[name])
-    if whole:
-        return {"task_types": [_described(each) for each in known.values()]}
-    return {"task_types": [{"name": each.name, "summary": each.summary} for each in known.values()]}
-
-
-def _described(each: TaskType) -> dict[str, Any]:
-    from mcp_pools.tool import slim
-
-    return {
-        "name": each.name,
-        "summary": each.summary,
-        "example": each.example,
-        "schema": slim(each.payload.model_json_schema()),
-    }
 
 
 def doctor() -> click.Command:
