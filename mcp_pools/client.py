@@ -168,8 +168,8 @@ class HttpTransport:
             response = self._post(request)
         except (OSError, ValueError, http.client.HTTPException) as failure:
             raise self._silence() from failure
-        if response.status in (401, 403):
-            raise Unreachable(self._unauthorized(response.status))
+        if said := self._turned_away(response.status):
+            raise Unreachable(said)
         kind = response.headers.get_content_type()
         if kind not in ("application/json", "text/event-stream"):
             raise self._silence()
@@ -229,11 +229,16 @@ class HttpTransport:
             "'mcp-pools serve --http HOST:PORT', or leave out --server."
         )
 
-    def _unauthorized(self, status: int) -> str:
-        return (
-            f"the server at {self.url} does not know this caller ({status}). "
-            "Set MCP_POOLS_TOKEN to a token of that server."
-        )
+    def _turned_away(self, status: int) -> str | None:
+        """What a status means with which a server answers before it looks at the call."""
+        said = {
+            401: "does not know this caller (401). Set MCP_POOLS_TOKEN to a token of that server.",
+            403: "does not know this caller (403). Set MCP_POOLS_TOKEN to a token of that server.",
+            413: "takes no request of this size (413). Send less, or raise its max_payload_bytes.",
+            421: "does not answer to that name (421). Add the name to its http_allowed_hosts.",
+            503: "is opening, leaving or full (503). Try again in a moment.",
+        }
+        return f"the server at {self.url} {said[status]}" if status in said else None
 
 
 def _document(response: IO[bytes]) -> Iterator[Message]:

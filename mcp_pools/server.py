@@ -113,6 +113,11 @@ async def serve_session(
 @cache
 def build_server() -> Server[Session]:
     """The server behind every connection; its lifespan state is that connection's `Session`."""
+    return new_server()
+
+
+def new_server() -> Server[Session]:
+    """A server of one's own, for a transport that enters the server's lifespan itself."""
     server: Server[Session] = Server(
         "mcp-pools",
         version=__version__,
@@ -121,6 +126,7 @@ def build_server() -> Server[Session]:
         instructions=INSTRUCTIONS,
         cache_hints={"tools/list": _LISTING},
         on_list_tools=_list_tools,
+        get_tool_input_schema=_input_schema,
     )
     # Not `on_call_tool`: a handler registered like this may answer in wire form, which
     # spares each call the building and dumping of a result model.
@@ -132,6 +138,11 @@ async def _list_tools(
     ctx: ServerRequestContext[Session], params: PaginatedRequestParams | None
 ) -> ListToolsResult:
     return ListToolsResult(tools=[_listed(name) for name in ctx.lifespan_context.tools])
+
+
+def _input_schema(name: str) -> dict[str, Any] | None:
+    """What HTTP headers are checked against; the SDK would list all tools for it, with each call."""
+    return TOOLS[name].input_schema if name in TOOLS else None
 
 
 @cache

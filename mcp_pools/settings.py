@@ -169,6 +169,12 @@ class Settings(BaseModel):
     retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     owner_idle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     mcp_wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 45.0
+    http_allowed_hosts: list[str] = []
+    """`Host` headers that `serve --http` answers beside the loopback names; `name:*` with any port."""
+    http_allowed_origins: list[str] = []
+    """`Origin` headers of browser pages that it answers, such as `https://pools.example.org`."""
+    http_drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """How long what runs may go on after `serve --http` was told to end."""
     durable_sync: Literal["full", "normal"] = "full"
     default_timeout: Seconds = 300.0
     default_max_attempts: Count = 1
