@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Any, Final, NoReturn
 
+from mcp_pools.errors import PoolsError
+
 _HTTP: Final = "127.0.0.1:8680"
 
 
@@ -44,6 +46,17 @@ def flags(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _address(text: str) -> str:
+    """The text itself, if it is an address: a wrong one is a usage error like any other."""
+    from mcp_pools.doors.http_address import Address
+
+    try:
+        Address.read(text)
+    except PoolsError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong).rstrip(".")) from None
+    return text
+
+
 def _names(given: list[str]) -> list[str]:
     return [name.strip() for part in given for name in part.split(",") if name.strip()]
 
@@ -68,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         nargs="?",
         const=_HTTP,
+        type=_address,
         help=f"Serve HTTP here instead, in the foreground, at /mcp; without a value at {_HTTP}.",
     )
     made.add_argument("--config", metavar="FILE", help="Configuration to use instead of the user's own.")

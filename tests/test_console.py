@@ -232,7 +232,7 @@ USAGE = [
     (["scale", "x", "-w", "many"], "'many' is not INTEGER or auto"),
     (["close", "x", "--drain-timeout", "soon"], "'soon' is not a valid float"),
     (["list", "-f", "xml"], "'markdown'"),
-    (["serve", "--http", ":1"], "not in this version"),
+    (["serve", "--http", "here:there"], "'here:there' is no HOST:PORT"),
     (["serve", "--nope"], "unrecognized arguments: --nope"),
 ]
 

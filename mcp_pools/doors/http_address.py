@@ -42,8 +42,8 @@ class Address(NamedTuple):
         if found is None or not 0 <= port <= 65535:
             raise PoolsError(
                 "invalid_payload",
-                f"--http {text!r} is no HOST:PORT.",
-                f"Write it like --http {DEFAULT_HOST}:{DEFAULT_PORT} or --http [::1]:{DEFAULT_PORT}.",
+                f"{text!r} is no HOST:PORT.",
+                f"Write it like {DEFAULT_HOST}:{DEFAULT_PORT} or [::1]:{DEFAULT_PORT}.",
             )
         return cls(found["host"].strip("[]") or DEFAULT_HOST, port)
 
