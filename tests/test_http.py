@@ -328,7 +328,8 @@ async def test_what_is_no_message_gets_a_clear_answer(one_server: Server, body: 
     status, answer = one_server.post(body, **modern("tools/list", {})[1])
     assert (status, answer["error"]["code"]) == (400, code)
     status, answer = one_server.post(body, **initialized(one_server))
-    assert status == 400 and "Traceback" not in str(answer)
+    # The earlier era's transport takes a request whose id is none for a notification.
+    assert status == (202 if "{}" in body else 400) and "Traceback" not in str(answer)
 
 
 async def test_unknown_names_are_protocol_errors(one_server: Server) -> None:
@@ -385,13 +386,14 @@ async def test_while_the_router_opens_nothing_is_accepted(home: Path, user: Path
     listening = listen(address)
     url = bound(address, listening).url.removesuffix("/mcp")
     door = HttpDoor(listening, address, settings, {})
-    async with anyio.create_task_group() as group, anyio.create_task_group() as served:
+    leaves = anyio.Event()
 
-        async def run() -> None:
-            async with door.beside(slowly()):
-                await anyio.sleep_forever()
+    async def run() -> None:
+        async with door.beside(slowly()):
+            await leaves.wait()
 
-        served.start_soon(run)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
         assert await answered(f"{url}/healthz") == (200, "Alive.\n")
         assert await answered(f"{url}/readyz") == (503, "The router is opening.\n")
         status, text = await answered(f"{url}/mcp", "{}")
@@ -400,8 +402,7 @@ async def test_while_the_router_opens_nothing_is_accepted(home: Path, user: Path
         with anyio.fail_after(20):
             while await answered(f"{url}/readyz") != (200, "Ready.\n"):
                 await anyio.lowlevel.checkpoint()
-        served.cancel_scope.cancel()
-        group.cancel_scope.cancel()
+        leaves.set()
 
 
 async def answered(url: str, body: str | None = None) -> tuple[int, str]:
@@ -424,7 +425,7 @@ async def answered(url: str, body: str | None = None) -> tuple[int, str]:
 async def test_what_runs_may_end_before_the_server_leaves(
     server: Server, gate: Gate, mode: Any, number: int
 ) -> None:
-    """Its client is answered; meanwhile nothing new is accepted, and the process says so."""
+    """Its client is answered, and so is who asks meanwhile; the process says that it is leaving."""
     async with server.client(mode) as client, anyio.create_task_group() as group:
         answers: list[dict[str, Any]] = []
 
@@ -436,9 +437,8 @@ async def test_what_runs_may_end_before_the_server_leaves(
         server.process.send_signal(number)
         await until(lambda: server.ask("GET", "/readyz") == (503, "The router is leaving.\n"))
         assert server.ask("GET", "/healthz")[0] == 200
-        assert server.post("{}")[0] == 503
-        refused = server.console("execute", "-t", "echo", "--payload", "x=1")
-        assert refused.returncode == 4 and "leaving" in refused.stderr
+        running = await call(client, "pool_search", status="running")
+        assert len(running["tasks"]) == 1
         gate.open()
     assert answers[0]["status"] == "completed"
     assert server.process.wait(30) == 0
@@ -637,8 +637,11 @@ async def test_an_interrupted_command_cancels_its_task(
         stderr=subprocess.PIPE,
     )
     await gate.entered()
-    waiting.send_signal(signal.SIGINT)
-    _, said = waiting.communicate(timeout=30)
-    assert waiting.returncode == 130, said
     async with server.client() as client:
+        [task] = (await call(client, "pool_search"))["tasks"]
+        for _ in range(10 if seconds != "45" else 0):  # as long as the command's first call, and longer
+            await call(client, "pool_task", task_id=task["task_id"], wait_seconds=30)
+        waiting.send_signal(signal.SIGINT)
+        _, said = await anyio.to_thread.run_sync(waiting.communicate)
+        assert waiting.returncode == 130, said
         await until(lambda: ended(client, "cancelled"))

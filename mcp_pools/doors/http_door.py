@@ -1,14 +1,15 @@
 """MCP over HTTP, beside the owner's socket: `/mcp`, `/healthz` and `/readyz`.
 
-1. It answers as long as the process lives. While the router opens or leaves, `/readyz` and
-   `/mcp` say so with status 503.
+1. It answers as long as the process lives. While the router opens, `/mcp` says so with
+   status 503; `/readyz` does so while it opens and while it leaves.
 2. Both protocol eras are served at `/mcp`. A client of 2025-11-25 cancels a call with a
    message, and one that goes away leaves its call running. In 2026-07-28 closing the
    response is the cancellation; to the server both look alike, and the call is cancelled.
 3. There is no caller's directory over HTTP: calls run from `/`, which gives no default
    roots and no defaults of a working directory.
-4. On leaving, what runs may end for a while, and is answered; what only waits stays in the
-   store for the next owner, and its clients are cut off.
+4. On leaving, what runs may end for a while, and whoever asks is answered. What only waits
+   stays in the store for the next owner, and so does what is still accepted meanwhile; at
+   the end who waits for it is cut off.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _UNAVAILABLE: Final = -32000
 
 
 class McpEndpoint:
-    """`/mcp`: refuses while there is no router, else an SDK session manager serves it.
+    """`/mcp`: refuses until there is a router, then an SDK session manager serves it.
 
     Args:
         flags: what narrows every client of it, see `select_tools`.
@@ -92,8 +93,8 @@ class McpEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if why := self.unready():
-            await _unavailable(f"{why} Try again in a moment.")(scope, receive, send)
+        if self._router is None:
+            await _unavailable("The router is opening. Try again in a moment.")(scope, receive, send)
         else:
             await self._sessions.handle_request(scope, receive, send)
 
