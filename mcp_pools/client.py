@@ -68,7 +68,11 @@ class Client:
         """
         request = self._request(tool_name, arguments)
         try:
-            return self._answer(request, on_progress)
+            answer = self._answer(request, on_progress)
+            if asked := _asked(answer):  # the command was the human's word already
+                request = self._request(tool_name, arguments, asked)
+                answer = self._answer(request, on_progress)
+            return _read(answer)
         except KeyboardInterrupt:
             self._transport.abandon(request)
             raise
@@ -77,28 +81,40 @@ class Client:
         """Let the connection go."""
         self._transport.close()
 
-    def _request(self, tool_name: str, arguments: dict[str, Any]) -> Message:
+    def _request(self, tool_name: str, arguments: dict[str, Any], agreed: Message | None = None) -> Message:
         self._sent += 1
         meta = {
             "progressToken": self._sent,
             f"{_META}protocolVersion": PROTOCOL_VERSION,
             f"{_META}clientInfo": {"name": "mcp-pools", "version": __version__},
-            f"{_META}clientCapabilities": {},
+            f"{_META}clientCapabilities": {"elicitation": {"form": {}}},
         }
-        params = {"name": tool_name, "arguments": arguments, "_meta": meta}
+        params = {"name": tool_name, "arguments": arguments, **(agreed or {}), "_meta": meta}
         return {"jsonrpc": "2.0", "id": self._sent, "method": "tools/call", "params": params}
 
-    def _answer(self, request: Message, on_progress: OnProgress | None) -> tuple[dict[str, Any], bool]:
+    def _answer(self, request: Message, on_progress: OnProgress | None) -> Message:
         for message in self._transport.exchange(request):
             if message.get("method") == "notifications/progress" and on_progress:
                 params = message.get("params", {})
                 on_progress(params.get("progress", 0), params.get("total"), params.get("message"))
             elif message.get("id") == request["id"] and "method" not in message:
-                return _read(message)
+                return message
         raise Unreachable(
             "the connection ended before the answer came; the work may have been accepted. "
             "Look at it with 'mcp-pools list' before you repeat the call."
         )
+
+
+def _asked(answer: Message) -> Message | None:
+    """What to send with the call once more when its human is asked to confirm it: yes."""
+    result = answer.get("result")
+    if not isinstance(result, dict) or result.get("resultType") != "input_required":
+        return None
+    yes = {"action": "accept", "content": {"confirm": True}}
+    return {
+        "inputResponses": dict.fromkeys(result.get("inputRequests") or {}, yes),
+        "requestState": result.get("requestState"),
+    }
 
 
 def _read(answer: Message) -> tuple[dict[str, Any], bool]:
@@ -168,8 +184,8 @@ class HttpTransport:
             response = self._post(request)
         except (OSError, ValueError, http.client.HTTPException) as failure:
             raise self._silence() from failure
-        if response.status in (401, 403):
-            raise Unreachable(self._unauthorized(response.status))
+        if said := self._turned_away(response.status):
+            raise Unreachable(said)
         kind = response.headers.get_content_type()
         if kind not in ("application/json", "text/event-stream"):
             raise self._silence()
@@ -229,11 +245,16 @@ class HttpTransport:
             "'mcp-pools serve --http HOST:PORT', or leave out --server."
         )
 
-    def _unauthorized(self, status: int) -> str:
-        return (
-            f"the server at {self.url} does not know this caller ({status}). "
-            "Set MCP_POOLS_TOKEN to a token of that server."
-        )
+    def _turned_away(self, status: int) -> str | None:
+        """What a status means with which a server answers before it looks at the call."""
+        said = {
+            401: "does not know this caller (401). Set MCP_POOLS_TOKEN to a token of that server.",
+            403: "does not know this caller (403). Set MCP_POOLS_TOKEN to a token of that server.",
+            413: "takes no request of this size (413). Send less, or raise its max_payload_bytes.",
+            421: "does not answer to that name (421). Add the name to its http_allowed_hosts.",
+            503: "is opening, leaving or full (503). Try again in a moment.",
+        }
+        return f"the server at {self.url} {said[status]}" if status in said else None
 
 
 def _document(response: IO[bytes]) -> Iterator[Message]:

@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from mcp_pools import __version__
 from mcp_pools.doors.connection import Connection
@@ -27,6 +27,9 @@ from mcp_pools.doors.owner_log import say, write_to_stderr
 from mcp_pools.doors.sessions import Session, admit, product_sessions
 from mcp_pools.errors import PoolsError, exit_code
 from mcp_pools.home import Home
+
+if TYPE_CHECKING:
+    from mcp_pools.settings import Settings
 
 _HELLO_SECONDS: Final = 10.0
 _FAREWELL_SECONDS: Final = 1.0
@@ -54,6 +57,8 @@ class Composition(NamedTuple):
     idle_seconds: float
     admit: Callable[[Hello], None] = lambda hello: None
     """Raises `PoolsError` for a hello that none of them can serve."""
+    stays: bool = False
+    """Whether somebody asked for this owner: it leaves when a signal ends it, and makes room for nobody."""
 
 
 class Owner:
@@ -146,7 +151,7 @@ class Owner:
         """The one place that decides whether a client comes in, or this owner makes room."""
         if self._leaving.is_set():
             return Reply(ok=False, code=LEAVING, message="This owner is leaving.")
-        idle = not self._others() and not self._router.unfinished()
+        idle = not self._composition.stays and not self._others() and not self._router.unfinished()
         if hello.config is not None and hello.config != self._config:
             if idle:
                 return Reply(ok=False, code=LEAVING, message=f"replaced by one with {hello.config}")
@@ -167,12 +172,13 @@ class Owner:
 
     def _conflict(self, wanted: str) -> Reply:
         present = self._config or "the default configuration"
+        way_out = f"end process {os.getpid()}" if self._composition.stays else "wait until it is idle"
         return Reply(
             ok=False,
             code="conflict",
             message=f"{self._home.path} is owned with {present}, not with {wanted}, "
             f"and has {self._others()} other clients and {self._router.unfinished()} unfinished tasks.",
-            next="Leave out --config, wait until it is idle, or set MCP_POOLS_HOME to another directory.",
+            next=f"Leave out --config, {way_out}, or set MCP_POOLS_HOME to another directory.",
         )
 
     async def _session(self, connection: Connection, hello: Hello) -> None:
@@ -202,6 +208,8 @@ class Owner:
 
     async def _leave_when_idle(self) -> None:
         """Leave after `idle_seconds` in a row without connections and unfinished tasks."""
+        if self._composition.stays:
+            return
         seconds = self._composition.idle_seconds
         since = time.monotonic() + max(0.0, _FIRST_CLIENT_SECONDS - seconds)
         while True:
@@ -228,10 +236,15 @@ class Owner:
 
 def product(home: Home, config: str | None) -> Composition:
     """The real parts: the configured router, MCP and console sessions."""
-    from mcp_pools.router import Router
     from mcp_pools.settings import load
 
-    settings = load(config_file=config, home=str(home.path))
+    return composed(load(config_file=config, home=str(home.path)))
+
+
+def composed(settings: Settings) -> Composition:
+    """The real parts, configured."""
+    from mcp_pools.router import Router
+
     return Composition(
         open_router=lambda: Router.open(settings, lock=False),
         sessions=product_sessions(),
@@ -261,7 +274,7 @@ def main(
             composition = composition._replace(idle_seconds=given.idle_seconds)
         asyncio.run(_own(home, composition, config))
     except Exception as failure:
-        refused = _refusal(failure)
+        refused = refusal(failure)
         say("owner.failed", code=refused.code, message=refused.message, next=refused.next)
         return exit_code(refused.code)
     say("owner.left")
@@ -272,7 +285,7 @@ async def _own(home: Home, composition: Composition, config: str | None) -> None
     await Owner(home, composition, config).run()
 
 
-def _refusal(failure: BaseException) -> PoolsError:
+def refusal(failure: BaseException) -> PoolsError:
     """The one error that says why: task groups wrap it, and a bug has none."""
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]

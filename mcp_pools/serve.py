@@ -6,8 +6,13 @@ Every MCP client starts this command, so it imports next to nothing.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+
+from mcp_pools.errors import PoolsError
+
+_HTTP: Final = "127.0.0.1:8680"
 
 
 class _OneLine(argparse.ArgumentParser):
@@ -18,13 +23,13 @@ class _OneLine(argparse.ArgumentParser):
 
 
 def main(argv: list[str]) -> int:
-    """Serve MCP on standard input and output until the client leaves; the exit status."""
+    """Serve MCP on standard input and output until the client leaves; the exit status.
+
+    With `--http` this process becomes an owner that serves HTTP, and does not return.
+    """
     given = parser().parse_args(argv)
     if given.http:
-        sys.stderr.write(
-            "mcp-pools: serve --http is not in this version. Leave --http out to serve on standard input.\n"
-        )
-        return 2
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "mcp_pools.foreground", *argv])  # noqa: S606
     from mcp_pools import bridge
 
     return bridge.main(given.config, flags(given))
@@ -39,6 +44,17 @@ def flags(given: argparse.Namespace) -> dict[str, Any]:
         "exclude_tools": _names(given.exclude_tools),
         "toolsets": _names(given.toolsets),
     }
+
+
+def _address(text: str) -> str:
+    """The text itself, if it is an address: a wrong one is a usage error like any other."""
+    from mcp_pools.doors.http_address import Address
+
+    try:
+        Address.read(text)
+    except PoolsError as wrong:
+        raise argparse.ArgumentTypeError(str(wrong).rstrip(".")) from None
+    return text
 
 
 def _names(given: list[str]) -> list[str]:
@@ -60,7 +76,14 @@ def parser() -> argparse.ArgumentParser:
         epilog="Example: claude mcp add pools -- mcp-pools serve",
         allow_abbrev=False,
     )
-    made.add_argument("--http", metavar="HOST:PORT", help="Serve HTTP here instead, in the foreground.")
+    made.add_argument(
+        "--http",
+        metavar="HOST:PORT",
+        nargs="?",
+        const=_HTTP,
+        type=_address,
+        help=f"Serve HTTP here instead, in the foreground, at /mcp; without a value at {_HTTP}.",
+    )
     made.add_argument("--config", metavar="FILE", help="Configuration to use instead of the user's own.")
     made.add_argument("--read-only", action="store_true", help="Offer only the tools that change nothing.")
     made.add_argument("--disable-destructive", action="store_true", help="Offer no tool that ends work.")

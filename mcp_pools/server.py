@@ -126,6 +126,11 @@ async def serve_session(
 @cache
 def build_server(home: Path) -> Server[Session]:
     """The server behind every connection; its lifespan state is that connection's `Session`."""
+    return new_server(home)
+
+
+def new_server(home: Path) -> Server[Session]:
+    """A server of one's own, for a transport that enters the server's lifespan itself."""
     server: Server[Session] = Server(
         "mcp-pools",
         version=__version__,
@@ -148,6 +153,7 @@ def build_server(home: Path) -> Server[Session]:
         on_list_prompts=list_prompts,
         on_get_prompt=get_prompt,
         on_completion=complete,
+        get_tool_input_schema=_input_schema,
     )
     # Not `on_call_tool`: a handler registered like this may answer in wire form, which
     # spares each call the building and dumping of a result model.
@@ -162,6 +168,11 @@ async def _list_tools(
     session = ctx.lifespan_context
     room = session.router.settings.mcp_result_tokens * CHARACTERS
     return ListToolsResult(tools=[_listed(name, room) for name in session.tools])
+
+
+def _input_schema(name: str) -> dict[str, Any] | None:
+    """What HTTP headers are checked against; the SDK would list all tools for it, with each call."""
+    return TOOLS[name].input_schema if name in TOOLS else None
 
 
 @cache

@@ -173,6 +173,12 @@ class Settings(BaseModel):
     """Whether the human of an MCP client is asked before something is lost or leaves this machine."""
     mcp_result_tokens: int = Field(10_000, ge=1000)
     """What a tool's result over MCP may come to; a longer one is cut and says where the rest is."""
+    http_allowed_hosts: list[str] = []
+    """`Host` headers that `serve --http` answers beside the loopback names; `name:*` with any port."""
+    http_allowed_origins: list[str] = []
+    """`Origin` headers of browser pages that it answers, such as `https://pools.example.org`."""
+    http_drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """How long what runs may go on after `serve --http` was told to end."""
     durable_sync: Literal["full", "normal"] = "full"
     default_timeout: Seconds = 300.0
     default_max_attempts: Count = 1

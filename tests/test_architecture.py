@@ -36,9 +36,10 @@ LAYERS = {
     "progress "
     "formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
-    "completion reference answers type_listing resources subscriptions prompts completions",
+    "completion reference answers type_listing resources subscriptions prompts completions http_address "
+    "http_door",
     8: "owner",
-    9: "__init__ __main__",
+    9: "__init__ __main__ foreground",
 }
 LAYER = {name: number for number, names in LAYERS.items() for name in names.split()}
 SHARED = (0, 1, 3, 7)
@@ -47,7 +48,18 @@ PARTS = {"doors", "terminal"}
 """Folders that are no more than a place: their files have layers of their own."""
 FOLDERS = {"stores", "task_types", "tools", "adapters"}
 ADAPTERS_MAY_IMPORT = {"adapter", "models", "errors", "telemetry", "wire", "delegate", "worker_process"}
-SPEAKERS = {"console", "output", "own", "serve", "formats", "doctor", "owner", "bridge", "__main__"}
+SPEAKERS = {
+    "console",
+    "output",
+    "own",
+    "serve",
+    "formats",
+    "doctor",
+    "owner",
+    "bridge",
+    "foreground",
+    "__main__",
+}
 """Modules that may print."""
 LIGHT = ("wire", "worker", "home", "bridge")
 """Modules that start with every worker, bridge and command: standard library only."""

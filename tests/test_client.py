@@ -172,3 +172,12 @@ def test_the_sdk_server_understands_the_call(unused_port: int) -> None:
 def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(413, "max_payload_bytes"), (421, "http_allowed_hosts"), (503, "Try again")]
+)
+def test_a_server_that_turns_a_request_away_says_what_to_do(status: int, words: str) -> None:
+    turned_away = pytest.raises(Unreachable, match=rf"\({status}\).*{words}")
+    with http_peer(lambda body: (status, "text/plain", b"no")) as server, turned_away:
+        _over_http(server)
