@@ -25,6 +25,7 @@ from mcp_pools.errors import PoolsError
 from mcp_pools.home import Hello, Home, NoOwner
 from mcp_pools.terminal import flags, own, reach
 from mcp_pools.tool import TOOLS, Parameter, Tool
+from mcp_pools.type_listing import described
 
 PARAMETERS = [(tool, each) for tool in TOOLS.values() for each in tool.parameters]
 POOL_LIST: dict[str, Any] = {"pools": [], "total": 0}
@@ -420,11 +421,11 @@ def test_task_types_are_described_with_schema_and_example() -> None:
         text: str
 
     known = {"shout": TaskType("shout", "Shout", "m:f", Payload, example={"text": "hi"})}
-    assert own.described(known, None, whole=False) == {"task_types": [{"name": "shout", "summary": "Shout"}]}
-    whole = own.described(known, "shout", whole=False)
+    assert described(known, None, whole=False) == {"task_types": [{"name": "shout", "summary": "Shout"}]}
+    whole = described(known, "shout", whole=False)
     assert whole["example"] == {"text": "hi"}
     assert whole["schema"]["properties"] == {"text": {"type": "string"}}
-    assert own.described(known, None, whole=True) == {"task_types": [whole]}
+    assert described(known, None, whole=True) == {"task_types": [whole]}
 
 
 def python(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
