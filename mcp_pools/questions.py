@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mcp_pools import plugins
-from mcp_pools.policy import Judge
-
 if TYPE_CHECKING:
     from mcp_pools.router import Router
 
@@ -42,6 +39,8 @@ def cancelling(router: Router, arguments: dict[str, Any]) -> str | None:
 
 def registering(router: Router, arguments: dict[str, Any]) -> str | None:
     """Before work may leave this machine, unless the configuration allows the place."""
+    from mcp_pools import plugins  # which a console command need not import
+
     type = plugins.ALIASES.get(arguments["type"], arguments["type"])
     if type == "local" or _allowed(router, type, arguments):
         return None
@@ -56,6 +55,7 @@ def registering(router: Router, arguments: dict[str, Any]) -> str | None:
 def _allowed(router: Router, type: str, arguments: dict[str, Any]) -> bool:
     """Whether the configuration has said yes: to the image of a cluster, to the address of all else."""
     from mcp_pools.errors import PoolsError
+    from mcp_pools.policy import Judge
 
     judge = Judge(router.settings.allow, (), router.caller.cwd)
     image, endpoint = arguments.get("container_image"), arguments.get("endpoint")

@@ -16,7 +16,7 @@ CREATE TABLE distributions (
     finished_at REAL,
     error TEXT,
     reduced BLOB
-) WITHOUT ROWID;
+);
 CREATE UNIQUE INDEX distributions_key ON distributions (caller, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 CREATE INDEX distributions_open ON distributions (distribution_id) WHERE finished_at IS NULL;
@@ -31,3 +31,12 @@ CREATE TABLE parts (
 ) WITHOUT ROWID;
 CREATE TRIGGER parts_go_with_their_distribution AFTER DELETE ON distributions
 BEGIN DELETE FROM parts WHERE distribution_id = old.distribution_id; END;
+
+-- Not WITHOUT ROWID: finding one row there means reading whole the large ones on the way.
+DROP TRIGGER payload_goes_with_its_task;
+CREATE TABLE large_payloads (task_id TEXT PRIMARY KEY, payload BLOB NOT NULL);
+INSERT INTO large_payloads SELECT task_id, payload FROM payloads;
+DROP TABLE payloads;
+ALTER TABLE large_payloads RENAME TO payloads;
+CREATE TRIGGER payload_goes_with_its_task AFTER DELETE ON tasks
+BEGIN DELETE FROM payloads WHERE task_id = old.task_id; END;
