@@ -15,6 +15,7 @@ import pytest
 from peers import http_peer, ok, owner_peer, refused, rpc
 from pseudo_terminal import COMMAND
 from samples import answer, event
+from waiting import until
 
 from mcp_pools import console
 from mcp_pools.terminal import watch
@@ -112,12 +113,14 @@ class Log:
         return ok(answer(events=found, cursor=str(after + len(found)))) if found else None
 
 
-def test_each_event_is_a_line_and_a_wait_is_long(home: Path, follow: Any) -> None:
+@pytest.mark.anyio
+async def test_each_event_is_a_line_and_a_wait_is_long(home: Path, follow: Any) -> None:
     """Answers hold some events each; the stream goes on where one ended."""
     log = Log(5)
     with owner_peer(home, log):
         following = follow()
         assert [following.line() for _ in range(5)] == log.events
+        await until(lambda: len(log.asked) == 4)
         following.process.send_signal(signal.SIGINT)
         assert following.end() == (130, "mcp-pools: interrupted.\n")
     assert [each.get("cursor") for each in log.asked] == [None, "2", "4", "5"]
