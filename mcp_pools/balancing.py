@@ -50,6 +50,13 @@ class Balancing:
         waiting = sum(len(other.queue) for other in self._registry.waiting.values())
         return max(0, min(pool.capacity - len(pool.running), waiting))
 
+    def helpers(self, pools: Iterable[LivePool]) -> list[LivePool]:
+        """The idle pools that what still waits on `pools` could run on: of each lane the least loaded one."""
+        lanes = {lane for pool in pools if len(pool.queue) for lane in pool.queue.lanes if lane.stealable}
+        names = {self._registry.fleet.least_loaded(lane.task_type, lane.selector) for lane in lanes}
+        found = [self._registry.pools[name] for name in names if name is not None]
+        return [pool for pool in found if self.idle(pool)]
+
     def waits_elsewhere(self, pool: LivePool, now: float) -> LiveTask | None:
         """Take the best task that may leave the pool with the longest queue for its size."""
         admitted = self._admitted(pool, now)

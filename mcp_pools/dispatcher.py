@@ -197,9 +197,18 @@ class Dispatcher:
             if len(pool.queue):
                 self._start(pool, len(pool.queue), self.balancing.waits_here)
         for pool in pools:
-            if idle := self.balancing.idle(pool):
-                self._start(pool, idle, self.balancing.waits_elsewhere)
-            self._registry.loaded(pool)
+            self._take_over(pool)
+        if any(self._take_over(helper) for helper in self.balancing.helpers(pools)):
+            for pool in pools:  # there may be more to take over, and more who can
+                self.stir(pool)
+
+    def _take_over(self, pool: LivePool) -> bool:
+        """Let a pool that is idle start what waits elsewhere; whether it did."""
+        before = len(pool.running)
+        if idle := self.balancing.idle(pool):
+            self._start(pool, idle, self.balancing.waits_elsewhere)
+        self._registry.loaded(pool)
+        return len(pool.running) > before
 
     def _start(self, pool: LivePool, wanted: int, find: Callable[[LivePool, float], LiveTask | None]) -> None:
         """Give the slots that are free to the best of what is found."""

@@ -282,6 +282,11 @@ class Fleet:
         """Whether a pool is a candidate for such a task."""
         return name in self._view(task_type, dict(selector)).ranks
 
+    def least_loaded(self, task_type: str, selector: Selector = ()) -> str | None:
+        """The candidate that is loaded least; `None` when there is none. Nobody's turn changes for it."""
+        view = self._view(task_type, dict(selector))
+        return view.best() if view.ranks else None
+
     def rooms(self, task_type: str, selector: Selector = (), *, all: bool = False) -> list[PoolLoad]:
         """The candidates that several tasks may be placed on, whose turn is next first: healthy ones,
         or when none is, or `all` are wanted, every one.

@@ -30,6 +30,7 @@ from mcp_pools.tool import TOOLS, Parameter, Tool
 KEYS: dict[str, Any] = {
     "ecosystem": [{"name": "asleep", "type": "mcp", "endpoint": "http://127.0.0.1:9/mcp"}],
     "allow": {"commands": ["sleep"]},
+    "mcp_confirm": "never",
     "owner_idle_seconds": 30,
 }
 """The configuration of all three homes."""
@@ -129,7 +130,10 @@ WAYS = {"console": by_console, "mcp": by_mcp, "python": by_python}
 
 def environment() -> dict[str, str]:
     """`KEYS` as variables."""
-    return {f"MCP_POOLS_{key.upper()}": json.dumps(value) for key, value in KEYS.items()}
+    return {
+        f"MCP_POOLS_{key.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in KEYS.items()
+    }
 
 
 # The story.

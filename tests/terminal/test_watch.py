@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -114,13 +113,14 @@ class Log:
         return ok(answer(events=found, cursor=str(after + len(found)))) if found else None
 
 
-def test_each_event_is_a_line_and_a_wait_is_long(home: Path, follow: Any) -> None:
+@pytest.mark.anyio
+async def test_each_event_is_a_line_and_a_wait_is_long(home: Path, follow: Any) -> None:
     """Answers hold some events each; the stream goes on where one ended."""
     log = Log(5)
     with owner_peer(home, log):
         following = follow()
         assert [following.line() for _ in range(5)] == log.events
-        asyncio.run(until(lambda: len(log.asked) == 4))
+        await until(lambda: len(log.asked) == 4)
         following.process.send_signal(signal.SIGINT)
         assert following.end() == (130, "mcp-pools: interrupted.\n")
     assert [each.get("cursor") for each in log.asked] == [None, "2", "4", "5"]
