@@ -41,6 +41,8 @@ from mcp_pools import __version__
 from mcp_pools.doors.peer import OpenCalls, PeerReader, PeerWriter
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.selection import select_tools
+from mcp_pools.task_handles import PoolTasks, handle_or_result, hurried, may_become_task
+from mcp_pools.tasks_extension import TasksExtension
 from mcp_pools.tool import TOOLS, Tool
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ def build_server() -> Server[Session]:
     # Not `on_call_tool`: a handler registered like this may answer in wire form, which
     # spares each call the building and dumping of a result model.
     server.add_request_handler("tools/call", CallToolRequestParams, _call_tool)
+    TasksExtension(PoolTasks(_outcome)).install(server)
     return server
 
 
@@ -159,7 +162,9 @@ async def _call_tool(ctx: ServerRequestContext[Session], params: CallToolRequest
     if tool is None:
         raise MCPError(INVALID_PARAMS, _not_offered(params.name, session.tools))
     relay = _ProgressRelay(ctx.session) if ctx.meta and "progress_token" in ctx.meta else None
-    view = session.router.bound(progress=relay.report if relay else None)
+    becomes_task = may_become_task(ctx, params)
+    caller = hurried(session.router) if becomes_task else None
+    view = session.router.bound(caller, progress=relay.report if relay else None)
     try:
         outcome = await _outcome(tool, view, params.arguments or {})
     except asyncio.CancelledError:
@@ -167,7 +172,7 @@ async def _call_tool(ctx: ServerRequestContext[Session], params: CallToolRequest
         raise
     if relay is not None:
         await relay.finish()
-    return outcome
+    return handle_or_result(view, outcome) if becomes_task else outcome
 
 
 def _not_offered(name: str, offered: Mapping[str, Tool]) -> str:

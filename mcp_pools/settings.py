@@ -169,6 +169,8 @@ class Settings(BaseModel):
     retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     owner_idle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     mcp_wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 45.0
+    mcp_task_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """How long a call waits before a client with the tasks extension gets a task instead."""
     durable_sync: Literal["full", "normal"] = "full"
     default_timeout: Seconds = 300.0
     default_max_attempts: Count = 1
