@@ -33,9 +33,9 @@ LAYERS = {
     5: "tool",
     6: "tools",
     7: "selection server tasks_extension task_handles auth peer client reach console flags output own serve "
-    "progress formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
-    "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
-    "completion reference",
+    "progress formats blocks views task_views general tables markdown plain_text doctor transport calls "
+    "sessions owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen "
+    "refusal completion reference",
     8: "owner",
     9: "__init__ __main__",
 }
