@@ -25,6 +25,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
+import anyio
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, CallToolRequestParams
 
@@ -118,13 +119,18 @@ class PoolTasks:
         return await self._look(ctx, task_id) is not None
 
     async def cancel(self, ctx: Context, task_id: str) -> bool:
-        """Cancel it as `pool_cancel` does; raises `MCPError` where that is switched off."""
+        """Cancel it as `pool_cancel` does; raises `MCPError` where that is switched off.
+
+        What takes longer to stop than a call may wait is answered before: the intent is kept.
+        """
         if "pool_cancel" not in ctx.lifespan_context.tools:
             raise MCPError(
                 INVALID_PARAMS, "Cancelling is switched off on this connection: it has no pool_cancel."
             )
+        router = ctx.lifespan_context.router.bound()
         try:
-            await TOOLS["pool_cancel"].invoke(ctx.lifespan_context.router.bound(), {"task_id": task_id})
+            with anyio.move_on_after(router.caller.patience):
+                await TOOLS["pool_cancel"].invoke(router, {"task_id": task_id})
         except PoolsError as refused:
             return _is_there(refused.code, str(refused))
         return True

@@ -222,10 +222,10 @@ class TasksExtension:
             return cast(HandlerResult, await self._listen_to_others(ctx, params))
         require_tasks(ctx)
         ids = _ids(wanted)
-        if self._followed + len(ids) > _MOST_FOLLOWED:
+        if (beyond := self._followed + len(ids) - _MOST_FOLLOWED) > 0:
             raise MCPError(
                 INTERNAL_ERROR,
-                f"{self._followed} tasks are listened to, {_MOST_FOLLOWED} at most. Poll with tasks/get.",
+                f"All streams would listen to {beyond} more than {_MOST_FOLLOWED} tasks. Poll with tasks/get.",
             )
         self._followed += len(ids)
         try:

@@ -33,10 +33,13 @@ class Machine:
 
     def client(self, *flags: str) -> AbstractAsyncContextManager[Client]:
         """The SDK's client on a bridge of its own."""
-        parameters = StdioServerParameters(
+        return Client(self.bridge(*flags))
+
+    def bridge(self, *flags: str) -> StdioServerParameters:
+        """What an MCP client starts."""
+        return StdioServerParameters(
             command=CONSOLE, args=["serve", *flags], env=self.environment, cwd=self.directory
         )
-        return Client(parameters)
 
     def console(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One console command, as a pipe sees it."""

@@ -1,10 +1,14 @@
 """Tasks over MCP: work that outlasts its call, its client's limit, its connection and its owner."""
 
+# ruff: noqa: F811 - a fixture is imported by name
+
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +27,7 @@ from mcp_types import (
     JSONRPCRequest,
 )
 from tasks_client import Tasks, ask, ended, listen, start
+from test_end_to_end import Machine, machine  # noqa: F401
 from waiting import until
 
 from mcp_pools import Router
@@ -199,6 +204,23 @@ async def test_a_task_is_found_after_a_restart(open_router: OpenRouter, gate: Ga
     assert task["createdAt"] == handle.created_at
 
 
+async def test_a_task_outlives_its_owner_behind_the_bridge(machine: Machine) -> None:
+    """Killed mid-task, the owner has a successor that answers the same client about the same task."""
+    machine.environment["MCP_POOLS_MCP_TASK_GRACE_SECONDS"] = "0.05"
+    nap = {"task_type": "sleep", "payload": {"seconds": 60}}
+    async with Client(machine.bridge(), extensions=[Tasks()]) as client:
+        handle = await start(client, "pool_execute", nap)
+        await until(lambda: machine.answer("task", handle.task_id)["status"] == "running")
+        os.kill(machine.owner["pid"], signal.SIGKILL)
+        with suppress(MCPError):  # it was on its way when the owner ended: it is answered, not repeated
+            await ask(client.session, "tasks/get", handle.task_id)
+        task = await ended(client.session, handle.task_id)
+        assert task["result"]["structuredContent"]["error"]["code"] == "interrupted"
+        again = await start(client, "pool_execute", nap)
+        await ask(client.session, "tasks/cancel", again.task_id)
+        assert (await ask(client.session, "tasks/get", again.task_id))["status"] == "cancelled"
+
+
 # Cancelling and updating.
 
 
@@ -356,6 +378,20 @@ async def test_listening_needs_the_extension_and_ids(router: Router) -> None:
     for wrong in ("t_1", [1], [[]], {"t_1": 1}, [f"t_{n}" for n in range(257)]):
         [error] = await spoken(router, {"taskIds": wrong})
         assert error.error.code == INVALID_PARAMS and "taskIds" in error.error.message
+
+
+async def test_listening_is_bounded(router: Router, gate: Gate) -> None:
+    """Streams that follow more than 4,096 tasks in all are refused, and polling goes on."""
+    async with client(router, tasks := Tasks()) as caller, anyio.create_task_group() as group:
+        handle = await start(caller, "pool_execute", gate.task)
+        for stream in range(16):
+            names = [f"t_{stream}_{n}" for n in range(255)]
+            group.start_soon(listen, caller.session, handle.task_id, *names)
+        await until(lambda: len(tasks.news) >= 16)
+        with pytest.raises(MCPError, match="1 more than 4096 tasks"):
+            await listen(caller.session, handle.task_id)
+        assert (await ask(caller.session, "tasks/get", handle.task_id))["status"] == "working"
+        gate.open()
 
 
 # The shapes.

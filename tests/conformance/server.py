@@ -9,6 +9,7 @@ It serves the tools that the suite's `tasks-*` scenarios call, over streamable H
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -55,6 +56,13 @@ def build() -> Server[Any]:
     return server
 
 
-if __name__ == "__main__":
+def main(port: int) -> None:
+    """Serve until interrupted; the first line on stdout says when."""
     app = build().streamable_http_app()
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+    with socket.create_server(("127.0.0.1", port)) as door:
+        print(f"listening on http://127.0.0.1:{port}/mcp", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[door])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
