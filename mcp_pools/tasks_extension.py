@@ -225,7 +225,7 @@ class TasksExtension:
         if (beyond := self._followed + len(ids) - _MOST_FOLLOWED) > 0:
             raise MCPError(
                 INTERNAL_ERROR,
-                f"All streams would listen to {beyond} more than {_MOST_FOLLOWED} tasks. Poll with tasks/get.",
+                f"All streams would follow {beyond} more than {_MOST_FOLLOWED} tasks. Poll with tasks/get.",
             )
         self._followed += len(ids)
         try:

@@ -9,15 +9,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import hypothesis
 import pytest
 from mcp import Client
-from mcp.shared.memory import create_client_server_memory_streams
+from transports import session_transport
 from waiting import until
 
 from mcp_pools import Router, Settings
-from mcp_pools.server import serve_session
 
 # How long an example takes says something of the machine, nothing of the code.
 hypothesis.settings.register_profile(
@@ -111,13 +109,3 @@ def connect(router: Any, request: pytest.FixtureRequest) -> Connect:
             yield client
 
     return open_client
-
-
-@asynccontextmanager
-async def session_transport(router: Any, flags: dict[str, Any]) -> AsyncIterator[Any]:
-    """The client's streams to a session of its own, which ends with the client."""
-    async with create_client_server_memory_streams() as (client, server), anyio.create_task_group() as group:
-        group.start_soon(serve_session, router, *server, flags)
-        yield client
-        await client[1].aclose()
-        await client[0].aclose()

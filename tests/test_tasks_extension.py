@@ -14,7 +14,6 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import Gate, OpenRouter, session_transport
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.memory import create_client_server_memory_streams
@@ -28,6 +27,7 @@ from mcp_types import (
 )
 from tasks_client import Tasks, ask, ended, listen, start
 from test_end_to_end import Machine, machine  # noqa: F401
+from transports import session_transport
 from waiting import until
 
 from mcp_pools import Router
@@ -41,7 +41,7 @@ GRACE = {"mcp_task_grace_seconds": 0.05}
 
 
 @pytest.fixture
-async def router(open_router: OpenRouter) -> AsyncIterator[Router]:
+async def router(open_router: Any) -> AsyncIterator[Router]:
     """A router that gives calls little time before they become tasks."""
     async with open_router(**GRACE) as router:
         yield router
@@ -69,7 +69,7 @@ async def refused(session: Any, method: str, task_id: str, **more: Any) -> MCPEr
 # Handles.
 
 
-async def test_work_that_outlasts_the_grace_becomes_a_task(router: Router, gate: Gate) -> None:
+async def test_work_that_outlasts_the_grace_becomes_a_task(router: Router, gate: Any) -> None:
     """Its id is that of our own task, and the end has what the call would have returned."""
     async with client(router, Tasks()) as caller:
         handle = await start(caller, "pool_execute", gate.task)
@@ -86,7 +86,7 @@ async def test_work_that_outlasts_the_grace_becomes_a_task(router: Router, gate:
     assert task["ttlMs"] >= 30 * 86_400_000
 
 
-async def test_work_that_is_quick_stays_a_result(open_router: OpenRouter) -> None:
+async def test_work_that_is_quick_stays_a_result(open_router: Any) -> None:
     """A client that knows tasks is not made to poll for what is there at once."""
     async with (
         open_router(mcp_task_grace_seconds=20) as router,
@@ -98,7 +98,7 @@ async def test_work_that_is_quick_stays_a_result(open_router: OpenRouter) -> Non
     assert tasks.handles == []
 
 
-async def test_who_does_not_want_to_wait_gets_the_task_as_it_stands(router: Router, gate: Gate) -> None:
+async def test_who_does_not_want_to_wait_gets_the_task_as_it_stands(router: Router, gate: Any) -> None:
     """`wait=false` asks for our Task, not for a handle."""
     async with client(router, tasks := Tasks()) as caller:
         answer = await caller.call_tool("pool_execute", {**gate.task, "wait": False})
@@ -109,7 +109,7 @@ async def test_who_does_not_want_to_wait_gets_the_task_as_it_stands(router: Rout
         assert (await ended(caller.session, answer.structured_content["task_id"]))["status"] == "completed"
 
 
-async def test_a_distribution_becomes_a_task_too(router: Router, gate: Gate) -> None:
+async def test_a_distribution_becomes_a_task_too(router: Router, gate: Any) -> None:
     """With its own id, and each item's outcome at the end."""
     work = {"task_type": "hold", "payload": {"gate": "{item}", "items": [str(gate.path)] * 2}}
     async with client(router, Tasks()) as caller:
@@ -122,7 +122,7 @@ async def test_a_distribution_becomes_a_task_too(router: Router, gate: Gate) -> 
     assert (whole["distribution_id"], whole["succeeded"]) == (handle.task_id, 2)
 
 
-async def test_work_far_longer_than_the_clients_limit_comes_back_whole(open_router: OpenRouter) -> None:
+async def test_work_far_longer_than_the_clients_limit_comes_back_whole(open_router: Any) -> None:
     """No request lasts as long as the client's limit; the job lasts several."""
     nap = {"task_type": "sleep", "payload": {"seconds": 3}}
     async with open_router(**GRACE) as router, client(router, tasks := Tasks(), limit=1.0) as caller:
@@ -182,7 +182,7 @@ async def test_each_status_has_its_word(status: str, said: str) -> None:
 # From elsewhere.
 
 
-async def test_a_task_is_found_from_another_connection(router: Router, gate: Gate) -> None:
+async def test_a_task_is_found_from_another_connection(router: Router, gate: Any) -> None:
     """Work outlives the window that asked for it, and so does its handle."""
     async with client(router, Tasks()) as one:
         handle = await start(one, "pool_execute", gate.task)
@@ -192,7 +192,7 @@ async def test_a_task_is_found_from_another_connection(router: Router, gate: Gat
         assert (await ended(other.session, handle.task_id))["result"]["structuredContent"]["result"] == 1
 
 
-async def test_a_task_is_found_after_a_restart(open_router: OpenRouter, gate: Gate) -> None:
+async def test_a_task_is_found_after_a_restart(open_router: Any, gate: Any) -> None:
     """The next owner knows it; what ran may have run, which is a result to read."""
     async with open_router(**GRACE) as router, client(router, Tasks()) as caller:
         handle = await start(caller, "pool_execute", gate.task)
@@ -224,7 +224,7 @@ async def test_a_task_outlives_its_owner_behind_the_bridge(machine: Machine) -> 
 # Cancelling and updating.
 
 
-async def test_cancelling_stops_the_work(router: Router, gate: Gate) -> None:
+async def test_cancelling_stops_the_work(router: Router, gate: Any) -> None:
     """The answer is empty; the task is `cancelled`, and cancelling it again changes nothing."""
     async with client(router, Tasks()) as caller:
         handle = await start(caller, "pool_execute", gate.task)
@@ -236,7 +236,7 @@ async def test_cancelling_stops_the_work(router: Router, gate: Gate) -> None:
     assert (await pool_task(router, handle.task_id)).status == "cancelled"
 
 
-async def test_cancelling_is_off_where_pool_cancel_is(router: Router, gate: Gate) -> None:
+async def test_cancelling_is_off_where_pool_cancel_is(router: Router, gate: Any) -> None:
     """A narrowed connection has no way round: its flags hold for the extension, too."""
     async with client(router, Tasks(), disable_destructive=True) as caller:
         handle = await start(caller, "pool_execute", gate.task)
@@ -247,7 +247,7 @@ async def test_cancelling_is_off_where_pool_cancel_is(router: Router, gate: Gate
     gate.open()
 
 
-async def test_answers_that_nobody_asked_for_are_passed_over(router: Router, gate: Gate) -> None:
+async def test_answers_that_nobody_asked_for_are_passed_over(router: Router, gate: Any) -> None:
     """Whatever they hold; the task goes on."""
     async with client(router, Tasks()) as caller:
         handle = await start(caller, "pool_execute", gate.task)
@@ -283,7 +283,7 @@ async def test_a_client_without_the_extension_is_told_what_is_missing(router: Ro
 
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 async def test_a_client_without_the_extension_gets_the_task_as_it_stands(
-    open_router: OpenRouter, gate: Gate, mode: str
+    open_router: Any, gate: Any, mode: str
 ) -> None:
     """Our Task and its `next`, when the patience of MCP calls ends, not when the grace does."""
     async with open_router(**GRACE) as router:
@@ -296,7 +296,7 @@ async def test_a_client_without_the_extension_gets_the_task_as_it_stands(
             gate.open()
 
 
-async def test_an_older_client_never_gets_a_task(router: Router, gate: Gate) -> None:
+async def test_an_older_client_never_gets_a_task(router: Router, gate: Any) -> None:
     """In 2025-11-25 there are none, whatever a client declares."""
     patient = router.bound(impatient(router, 0.3))
     async with client(patient, tasks := Tasks(), mode="legacy") as caller:
@@ -319,7 +319,7 @@ async def test_the_extension_is_advertised(router: Router) -> None:
 # Listening.
 
 
-async def test_a_listener_hears_the_changes_in_order_and_the_end_last(router: Router, gate: Gate) -> None:
+async def test_a_listener_hears_the_changes_in_order_and_the_end_last(router: Router, gate: Any) -> None:
     """Each is what `tasks/get` would say, and the stream ends with its last task."""
     async with client(router, tasks := Tasks()) as caller:
         handle = await start(caller, "pool_execute", gate.task)
@@ -337,7 +337,7 @@ async def test_a_listener_hears_the_changes_in_order_and_the_end_last(router: Ro
     assert told == asked
 
 
-async def test_a_listener_hears_of_a_cancellation(router: Router, gate: Gate) -> None:
+async def test_a_listener_hears_of_a_cancellation(router: Router, gate: Any) -> None:
     """It came from elsewhere."""
     async with client(router, tasks := Tasks()) as caller:
         handle = await start(caller, "pool_execute", gate.task)
@@ -380,7 +380,7 @@ async def test_listening_needs_the_extension_and_ids(router: Router) -> None:
         assert error.error.code == INVALID_PARAMS and "taskIds" in error.error.message
 
 
-async def test_listening_is_bounded(router: Router, gate: Gate) -> None:
+async def test_listening_is_bounded(router: Router, gate: Any) -> None:
     """Streams that follow more than 4,096 tasks in all are refused, and polling goes on."""
     async with client(router, tasks := Tasks()) as caller, anyio.create_task_group() as group:
         handle = await start(caller, "pool_execute", gate.task)
