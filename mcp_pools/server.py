@@ -48,6 +48,8 @@ from mcp_pools.resources import list_resources, list_templates, read_resource
 from mcp_pools.selection import select_tools
 from mcp_pools.shortening import CHARACTERS, encoded
 from mcp_pools.subscriptions import LISTENING, subscribe, unsubscribe
+from mcp_pools.task_handles import PoolTasks, handle_or_result, hurried, may_become_task
+from mcp_pools.tasks_extension import TasksExtension
 from mcp_pools.tool import TOOLS, Tool
 
 if TYPE_CHECKING:
@@ -159,6 +161,7 @@ def new_server(home: Path) -> Server[Session]:
     # spares each call the building and dumping of a result model.
     server.add_request_handler("tools/call", CallToolRequestParams, _call_tool)
     server.middleware.append(boundary(home))
+    TasksExtension(PoolTasks(_outcome)).install(server)
     return server
 
 
@@ -202,15 +205,17 @@ async def _call_tool(ctx: ServerRequestContext[Session], params: CallToolRequest
     if tool is None:
         raise MCPError(INVALID_PARAMS, _not_offered(params.name, session.tools))
     relay = _ProgressRelay(ctx.session) if ctx.meta and "progress_token" in ctx.meta else None
-    view = session.router.bound(progress=relay.report if relay else None)
+    becomes_task = may_become_task(ctx, params)
+    caller = hurried(session.router) if becomes_task else None
+    view = session.router.bound(caller, progress=relay.report if relay else None)
     try:
-        outcome = await _outcome(ctx, params, tool, view)
+        outcome = await _agreed(ctx, params, tool, view)
     except asyncio.CancelledError:
         view.withdraw()
         raise
     if relay is not None:
         await relay.finish()
-    return outcome
+    return handle_or_result(view, outcome) if becomes_task else outcome
 
 
 def _not_offered(name: str, offered: Mapping[str, Tool]) -> str:
@@ -219,17 +224,24 @@ def _not_offered(name: str, offered: Mapping[str, Tool]) -> str:
     return f"There is no tool {name!r}. {nearest(name, offered)}".rstrip()
 
 
-async def _outcome(
+async def _agreed(
     ctx: ServerRequestContext[Session], params: CallToolRequestParams, tool: Tool, router: Router
 ) -> dict[str, Any]:
-    """Run the tool, once its human agrees. Whatever happens becomes a result, except cancellation."""
+    """Run the tool, once its human agrees; else what asks them."""
     try:
-        if (question := await question_to_ask(ctx, params, tool, router)) is not None:
-            return question
-        short = await answer(tool, router, params.arguments or {})
+        question = await question_to_ask(ctx, params, tool, router)
+    except PoolsError as refused:
+        return _refusal(refused)
+    return question or await _outcome(tool, router, params.arguments or {})
+
+
+async def _outcome(tool: Tool, router: Router, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run the tool. Whatever happens becomes a result, except cancellation, which passes."""
+    try:
+        short = await answer(tool, router, arguments)
         return _wire(short.result, encoded(short.result), is_error=False, note=short.note)
     except PoolsError as refused:
-        return _wire({"error": _described(refused)}, str(refused), is_error=True)
+        return _refusal(refused)
     except Exception:
         reference = secrets.token_hex(4)
         log.exception("%s failed (reference %s)", tool.name, reference)
@@ -249,6 +261,10 @@ def _wire(
         "isError": is_error,
         "resultType": "complete",
     }
+
+
+def _refusal(refused: PoolsError) -> dict[str, Any]:
+    return _wire({"error": _described(refused)}, str(refused), is_error=True)
 
 
 def _described(error: PoolsError) -> dict[str, Any]:

@@ -179,6 +179,8 @@ class Settings(BaseModel):
     """`Origin` headers of browser pages that it answers, such as `https://pools.example.org`."""
     http_drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     """How long what runs may go on after `serve --http` was told to end."""
+    mcp_task_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """How long a call waits before a client with the tasks extension gets a task instead."""
     durable_sync: Literal["full", "normal"] = "full"
     default_timeout: Seconds = 300.0
     default_max_attempts: Count = 1

@@ -36,10 +36,13 @@ class Machine:
 
     def client(self, *flags: str, cwd: Path | None = None) -> AbstractAsyncContextManager[Client]:
         """The SDK's client on a bridge of its own, which stands in `cwd`; its human agrees to everything."""
-        parameters = StdioServerParameters(
+        return Client(self.bridge(*flags, cwd=cwd), elicitation_callback=agree)
+
+    def bridge(self, *flags: str, cwd: Path | None = None) -> StdioServerParameters:
+        """What an MCP client starts."""
+        return StdioServerParameters(
             command=CONSOLE, args=["serve", *flags], env=self.environment, cwd=cwd or self.directory
         )
-        return Client(parameters, elicitation_callback=agree)
 
     def console(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """One console command, as a pipe sees it; `more` is for `subprocess.run`."""

@@ -32,8 +32,8 @@ LAYERS = {
     4: "router",
     5: "tool questions",
     6: "tools",
-    7: "selection server confirmation tasks_extension auth peer client reach console flags output own serve "
-    "progress "
+    7: "selection server confirmation tasks_extension task_handles auth peer client reach console flags "
+    "output own serve progress "
     "formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
     "completion reference answers type_listing resources subscriptions prompts completions http_address "
