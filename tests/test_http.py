@@ -16,7 +16,6 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import Gate
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
@@ -179,7 +178,7 @@ async def test_progress_arrives_before_the_result(server: Server, mode: Any) -> 
 
 
 @ERAS
-async def test_cancelling_a_call_cancels_its_task(server: Server, gate: Gate, mode: Any) -> None:
+async def test_cancelling_a_call_cancels_its_task(server: Server, gate: Any, mode: Any) -> None:
     """The message of one era and the closed response of the other."""
     async with server.client(mode) as client:
         async with anyio.create_task_group() as group:
@@ -196,7 +195,7 @@ async def ended(client: Client, status: str) -> bool:
 
 
 async def test_a_client_of_the_handshake_era_that_goes_away_cancels_nothing(
-    server: Server, gate: Gate
+    server: Server, gate: Any
 ) -> None:
     """Its connection breaks in the middle of a call, and the task goes on."""
     hello = {
@@ -423,7 +422,7 @@ async def answered(url: str, body: str | None = None) -> tuple[int, str]:
 @ERAS
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_what_runs_may_end_before_the_server_leaves(
-    server: Server, gate: Gate, mode: Any, number: int
+    server: Server, gate: Any, mode: Any, number: int
 ) -> None:
     """Its client is answered, and so is who asks meanwhile; the process says that it is leaving."""
     async with server.client(mode) as client, anyio.create_task_group() as group:
@@ -444,7 +443,7 @@ async def test_what_runs_may_end_before_the_server_leaves(
     assert server.process.wait(30) == 0
 
 
-async def test_it_leaves_in_bounded_time(serve: Callable[..., Server], gate: Gate) -> None:
+async def test_it_leaves_in_bounded_time(serve: Callable[..., Server], gate: Any) -> None:
     """Whatever runs, waits or listens; the next owner judges what ran, and keeps what waits."""
     server = serve(http_drain_seconds="0.2", pool_default_max_workers="1")
     begun = json.loads(server.console("execute", *words(gate), "--no-wait").stdout)
@@ -465,7 +464,7 @@ async def test_it_leaves_in_bounded_time(serve: Callable[..., Server], gate: Gat
     assert kept["status"] == "completed"
 
 
-def words(gate: Gate) -> list[str]:
+def words(gate: Any) -> list[str]:
     """A `hold` task as the console takes it."""
     return ["-t", "hold", "--payload", json.dumps(gate.task["payload"])]
 
@@ -515,7 +514,7 @@ async def test_an_idle_owner_makes_room(serve: Callable[..., Server], environmen
     assert json.loads(server.console("task", task["task_id"]).stdout) == task
 
 
-async def test_a_busy_owner_stays(environment: dict[str, str], gate: Gate) -> None:
+async def test_a_busy_owner_stays(environment: dict[str, str], gate: Any) -> None:
     """Its work is worth more than the new server."""
     execute = [CONSOLE, "execute", *words(gate), "--no-wait"]
     subprocess.run(execute, env=environment, capture_output=True, timeout=60, check=True)
@@ -634,7 +633,7 @@ async def test_a_command_waits_longer_than_the_server_lets_it(serve: Callable[..
 
 @pytest.mark.parametrize("seconds", ["45", "0.05"], ids=["in the first call", "in a later one"])
 async def test_an_interrupted_command_cancels_its_task(
-    serve: Callable[..., Server], gate: Gate, seconds: str
+    serve: Callable[..., Server], gate: Any, seconds: str
 ) -> None:
     """Wherever it waits just then."""
     server = serve(mcp_wait_seconds=seconds)
