@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcp_pools import serve
 from mcp_pools.doors.http_address import Address, bound, listen
-from mcp_pools.doors.owner_log import write_to_stderr
+from mcp_pools.doors.owner_log import say, write_to_stderr
 from mcp_pools.errors import PoolsError, exit_code
 from mcp_pools.home import Hello, Home, NoOwner, connect
 from mcp_pools.owner import Composition, Owner, composed, refusal
@@ -36,12 +36,16 @@ _LEAVING_SECONDS: Final = 15.0
 def main(argv: list[str]) -> int:
     """Serve until a signal ends it; the exit status. What prevents it is one line on stderr."""
     given = serve.parser().parse_args(argv)
+    write_to_stderr()
     try:
         _serve(given)
     except KeyboardInterrupt:
         return 130
     except Exception as failure:
         refused = refusal(failure)
+        if refused.code == "interrupted":  # not foreseen: where it happened is worth more than a line
+            say("owner.failed", message=refused.message)
+            return 1
         print(f"mcp-pools: {refused}", file=sys.stderr, flush=True)
         return exit_code(refused.code)
     return 0
@@ -60,7 +64,6 @@ def _serve(given: argparse.Namespace) -> None:
     with listen(address) as listening:
         lock = take(home, config)
         try:
-            write_to_stderr()
             composition = _composition(settings, bound(address, listening), listening, flags)
             asyncio.run(_own(Owner(home, composition, config)))
         finally:
