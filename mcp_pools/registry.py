@@ -368,6 +368,8 @@ class Registry:
     async def close(self, pool: LivePool) -> None:
         """Close a pool that is empty."""
         async with pool.opening:
+            if pool.row.status == "closed":
+                return
             await pool.scope.aclose()
             pool.adapter = None
             pool.row.status = "closed"

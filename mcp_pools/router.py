@@ -12,7 +12,7 @@ import copy
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -287,18 +287,32 @@ class Router:
         return row
 
     async def cancel(self, task_id: str) -> Cancelled:
-        """Cancel a task or a distribution; returns when it has ended and its end is on disk."""
+        """Cancel a task or a distribution; returns when it has ended and its end is on disk.
+
+        A caller whose patience ends before that gets neither `cancelled` nor `already_finished`:
+        the intent is kept, and its end will come.
+        """
         live = self._unfinished(task_id)
         if live is None:
             if await self.registry.store.distribution(task_id) is None:
                 await self._kept(task_id)
             return Cancelled(id=task_id, cancelled=False, already_finished=True)
+        await self._patiently(self._called_off(task_id, live))
+        done = live.row.status == "cancelled"
+        return Cancelled(id=task_id, cancelled=done, already_finished=not done and live.ended.is_set())
+
+    async def _called_off(self, id: str, live: LiveTask | LiveDistribution) -> None:
+        """Cancel it, and see it end."""
         if not live.cancelling:
             live.cancelling = True
-            await asyncio.shield(self.dispatcher.commits.spawn(self._cancel(task_id, live)))
+            await asyncio.shield(self.dispatcher.commits.spawn(self._cancel(id, live)))
         await live.ended.wait()
-        done = live.row.status == "cancelled"
-        return Cancelled(id=task_id, cancelled=done, already_finished=not done)
+
+    async def _patiently(self, work: Awaitable[Any]) -> None:
+        """Wait for it as long as the caller's patience lasts."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.caller.patience):
+                await work
 
     def _unfinished(self, task_id: str) -> LiveTask | LiveDistribution | None:
         return self.distributor.living.get(task_id) or self.dispatcher.tasks.get(task_id)
@@ -352,23 +366,32 @@ class Router:
         return self.registry.view(pool)
 
     async def close(self, name: str, *, force: bool = False, drain_timeout: float = 30.0) -> Pool:
-        """Close a pool: its queue moves or is cancelled, what runs finishes or is cancelled."""
+        """Close a pool: its queue moves or is cancelled, what runs finishes or is cancelled.
+
+        It goes on when its caller is gone, or has no more patience and gets the pool as it stands.
+        """
         pool = self.registry.pool(name)
         await self.registry.drain(pool)
+        closing = self.dispatcher.commits.spawn(self._close(pool, 0.0 if force else drain_timeout))
+        await self._patiently(asyncio.shield(closing))
+        return self.registry.view(pool)
+
+    async def _close(self, pool: LivePool, drain_timeout: float) -> None:
         self.dispatcher.moves.vacate(pool)
-        if pool.running and not force:
+        if pool.running and drain_timeout > 0:
             pool.emptied.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if drain_timeout == _FOREVER else drain_timeout):
                     await pool.emptied.wait()
-        await asyncio.gather(*(self.cancel(live.task_id) for live in list(pool.running.values())))
+        running = list(pool.running.values())
+        await asyncio.gather(*(self._called_off(live.task_id, live) for live in running))
         await self.registry.close(pool)
         await self.registry.imply()
-        return self.registry.view(pool)
 
     async def _close_when_empty(self, pool: LivePool) -> None:
         if self.registry.pools.get(pool.name) is pool:
-            await self.close(pool.name, drain_timeout=_FOREVER)
+            await self.registry.drain(pool)
+            await self._close(pool, _FOREVER)
 
     async def discover(self, *, from_ecosystem: bool = True, auto_register: bool = False) -> Discovered:
         """What could be a pool, asked whether it is there; see `Finder.find`."""

@@ -70,7 +70,9 @@ async def test_a_pool_closes_when_its_human_agrees(router: Router, asking: Askin
 
 
 @pytest.mark.parametrize(
-    "human", [Human("decline"), Human("cancel"), Human(confirm=False), Human(confirm=None)], ids=str
+    "human",
+    [Human("decline"), Human("cancel"), Human(confirm=False), Human(confirm=None)],
+    ids=["declines", "cancels", "says no", "says nothing"],
 )
 async def test_nothing_closes_when_its_human_does_not(router: Router, asking: Asking, human: Human) -> None:
     """A no, no answer, and a yes without the tick are all no."""

@@ -10,7 +10,7 @@ from waiting import until
 
 from mcp_pools import Router
 from mcp_pools.errors import PoolsError
-from mcp_pools.models import Allow
+from mcp_pools.models import Allow, Caller
 from mcp_pools.tools import (
     pool_close,
     pool_execute,
@@ -20,6 +20,7 @@ from mcp_pools.tools import (
     pool_register,
     pool_scale,
     pool_task,
+    pool_watch,
 )
 
 pytestmark = pytest.mark.anyio
@@ -246,6 +247,20 @@ async def test_closing_at_once_cancels_what_runs(router: Router, gate: Any, how:
     await gate.entered()
     await pool_close(router, "a", **how)
     assert (await pool_task(router, task.task_id)).status == "cancelled"
+
+
+async def test_closing_outlasts_the_patience_of_its_caller(router: Router, gate: Any) -> None:
+    """The call answers with the pool as it stands; a second call can end it at once."""
+    await pool_register(router, name="a", type="local")
+    task = await pool_execute(router, **gate.task, pool="a", wait=False)
+    await gate.entered()
+    hurried = router.bound(Caller(kind="mcp", patience=0.01))
+    assert (await pool_close(hurried, "a", drain_timeout=3600.0)).status == "draining"
+    assert (await pool_task(router, task.task_id)).status == "running"
+    assert (await pool_close(router, "a", force=True)).status == "closed"
+    assert (await pool_task(router, task.task_id)).status == "cancelled"
+    closed = [event for event in (await pool_watch(router)).events if event.kind == "pool.closed"]
+    assert [event.pool for event in closed if event.pool == "a"] == ["a"]
 
 
 async def test_closing_loses_no_task_because_the_other_pools_are_full(open_router: Any, gate: Any) -> None:
