@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 from mcp import Client
+from served import Server
 from transports import session_transport
 from waiting import until
 
@@ -109,3 +111,38 @@ def connect(router: Any, request: pytest.FixtureRequest) -> Connect:
             yield client
 
     return open_client
+
+
+@pytest.fixture
+def environment(home: Path, user: Path) -> dict[str, str]:
+    """What servers and commands of this test are started with."""
+    return {
+        **os.environ,
+        "MCP_POOLS_HOME": str(home / "state"),
+        "MCP_POOLS_TASK_MODULES": '["workloads"]',
+        "MCP_POOLS_POOL_DEFAULT_MAX_WORKERS": "2",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+
+
+@pytest.fixture
+def serve(home: Path, environment: dict[str, str]) -> Iterator[Callable[..., Server]]:
+    """`serve("--read-only", http_drain_seconds="1")` starts a server; it ends with the test."""
+    started: list[Server] = []
+
+    def start(*flags: str, **keys: str) -> Server:
+        more = {f"MCP_POOLS_{key.upper()}": value for key, value in keys.items()}
+        started.append(Server(home / "state", environment | more, *flags))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+        each.process.communicate()
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    """A server with no flags."""
+    return serve()

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR
+from served import CONSOLE, HEADERS, LEGACY, Server, modern
 from waiting import until
 
 from mcp_pools import Router, Settings
@@ -30,102 +30,7 @@ from mcp_pools.processes import is_over
 from mcp_pools.tool import TOOLS
 
 pytestmark = pytest.mark.anyio
-CONSOLE = str(Path(sys.executable).parent / "mcp-pools")
 ERAS = pytest.mark.parametrize("mode", ["legacy", "auto"], ids=["2025-11-25", "2026-07-28"])
-Answer = tuple[int, Any]
-
-
-class Server:
-    """A server process, and ways to reach it."""
-
-    def __init__(self, home: Path, environment: dict[str, str], *flags: str) -> None:
-        self.home = home
-        self.environment = environment
-        self.process = subprocess.Popen(
-            [CONSOLE, "serve", "--http", "127.0.0.1:0", *flags],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.said = self.process.stdout.readline()
-        self.url = self.said.partition(" at ")[2].partition(" ")[0]
-        self.port = int(self.url.rpartition(":")[2].partition("/")[0])
-
-    def client(self, mode: Any = "auto") -> Client:
-        """The SDK's client."""
-        return Client(self.url, mode=mode)
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """One request as it is written here; the status, and the body, read as JSON where it is JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
-            answer = connection.getresponse()
-            text = answer.read().decode()
-        finally:
-            connection.close()
-        return answer.status, json.loads(text) if text.startswith("{") else text
-
-    def post(self, message: Any, **headers: str) -> Answer:
-        """One message to `/mcp`."""
-        body = message if isinstance(message, str) else json.dumps(message)
-        return self.ask("POST", "/mcp", body, **(HEADERS | headers))
-
-    def console(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A console command with `--server`."""
-        return self.run(*arguments, "--server", self.url)
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A console command on the same home."""
-        return subprocess.run(
-            [CONSOLE, *arguments], env=self.environment, capture_output=True, text=True, timeout=60
-        )
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait; the exit status."""
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-
-HEADERS = {"Content_Type": "application/json", "Accept": "application/json, text/event-stream"}
-LEGACY = {"MCP_Protocol_Version": "2025-11-25"}
-
-
-@pytest.fixture
-def environment(home: Path, user: Path) -> dict[str, str]:
-    """What servers and commands of this test are started with."""
-    return {
-        **os.environ,
-        "MCP_POOLS_HOME": str(home / "state"),
-        "MCP_POOLS_TASK_MODULES": '["workloads"]',
-        "MCP_POOLS_POOL_DEFAULT_MAX_WORKERS": "2",
-        "PYTHONPATH": str(Path(__file__).parent),
-    }
-
-
-@pytest.fixture
-def serve(home: Path, environment: dict[str, str]) -> Iterator[Callable[..., Server]]:
-    """`serve("--read-only", http_drain_seconds="1")` starts a server; it ends with the test."""
-    started: list[Server] = []
-
-    def start(*flags: str, **keys: str) -> Server:
-        more = {f"MCP_POOLS_{key.upper()}": value for key, value in keys.items()}
-        started.append(Server(home / "state", environment | more, *flags))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-        each.process.communicate()
-
-
-@pytest.fixture
-def server(serve: Callable[..., Server]) -> Server:
-    """A server with no flags."""
-    return serve()
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
@@ -134,17 +39,6 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     assert not answer.is_error, answer
     assert isinstance(answer.structured_content, dict)
     return answer.structured_content
-
-
-def modern(method: str, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """A request of 2026-07-28 and its headers."""
-    meta = {
-        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientCapabilities": {},
-    }
-    message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
-    headers = {"MCP_Protocol_Version": "2026-07-28", "Mcp_Method": method}
-    return message, headers | ({"Mcp_Name": params["name"]} if "name" in params else {})
 
 
 # Clients
