@@ -37,7 +37,7 @@ LAYERS = {
     "formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
     "completion reference answers type_listing resources subscriptions prompts completions http_address "
-    "http_door",
+    "http_server http_door",
     8: "owner",
     9: "__init__ __main__ foreground",
 }

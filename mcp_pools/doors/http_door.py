@@ -16,11 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
@@ -30,6 +29,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from mcp_pools.doors.http_address import Address, host_names, origins
+from mcp_pools.doors.http_server import HttpServer
 from mcp_pools.models import Caller
 from mcp_pools.selection import select_tools
 from mcp_pools.server import Session, new_server
@@ -44,12 +44,11 @@ if TYPE_CHECKING:
 
 ENVELOPE_BYTES: Final = 1 << 20
 """What a request may hold beside its payload."""
-_FAREWELL_SECONDS: Final = 2
-"""For answers that are due, once nothing runs any more; a stream that never ends is cut after it."""
-_MOST_CONNECTIONS: Final = 512
-"""More are answered with 503: each costs a descriptor, and the store and the workers need some."""
+_MOST_REQUESTS: Final = 448
+"""Requests and streams of `/mcp` at once. Connections remain for who asks whether it lives."""
 _LOOK_SECONDS: Final = 0.05
 _UNAVAILABLE: Final = -32000
+_LATER: Final = {"Retry-After": "1", "Connection": "close"}  # a refused client holds no connection
 
 
 class McpEndpoint:
@@ -66,6 +65,7 @@ class McpEndpoint:
         self._settings = settings
         self._tools = select_tools(flags)
         self._router: Router | None = None
+        self._requests = 0
         self._server = new_server(settings.home)
         self._server.lifespan = self._lifespan
         self._sessions = StreamableHTTPSessionManager(
@@ -95,8 +95,15 @@ class McpEndpoint:
         """Serve one request."""
         if self._router is None:
             await _unavailable("The router is opening. Try again in a moment.")(scope, receive, send)
+        elif self._requests == _MOST_REQUESTS:
+            why = f"{_MOST_REQUESTS} requests and streams are open. Close some, or try again in a moment."
+            await _unavailable(why)(scope, receive, send)
         else:
-            await self._sessions.handle_request(scope, receive, send)
+            self._requests += 1
+            try:
+                await self._sessions.handle_request(scope, receive, send)
+            finally:
+                self._requests -= 1
 
     @asynccontextmanager
     async def _lifespan(self, server: Server[Session]) -> AsyncIterator[Session]:
@@ -113,20 +120,7 @@ class HttpDoor:
         self._listening = listening
         self._drain_seconds = settings.http_drain_seconds
         self._mcp = McpEndpoint(address, settings, flags)
-        self._server = _Server(
-            uvicorn.Config(
-                self.application(),
-                lifespan="off",  # the session manager lives as long as the router, not as the server
-                ws="none",
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=_MOST_CONNECTIONS,
-                timeout_graceful_shutdown=_FAREWELL_SECONDS,
-            )
-        )
+        self._server = HttpServer(self.application())
 
     def application(self) -> Starlette:
         """The routes."""
@@ -168,17 +162,10 @@ class HttpDoor:
         return PlainTextResponse(f"{why or 'Ready.'}\n", 503 if why else 200)
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are the owner's: it decides when to leave, and in which order."""
-        yield
-
-
 async def _alive(request: Request) -> Response:
     return PlainTextResponse("Alive.\n")
 
 
 def _unavailable(why: str) -> Response:
     error = {"code": _UNAVAILABLE, "message": why}
-    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, 503, headers={"Retry-After": "1"})
+    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, 503, headers=_LATER)
