@@ -110,3 +110,21 @@ def explain(invalid: Any) -> str:
         f"{where}: {' or '.join(dict.fromkeys(messages))}{given.get(where, '')}"
         for where, messages in wrong.items()
     )
+
+
+def unknown_task(task_id: str) -> PoolsError:
+    """There is no task and no distribution of this id."""
+    return PoolsError(
+        "unknown_task",
+        f"There is no task {task_id[:80]!r}.",
+        "Check the id, or find the task with pool_search; tasks are forgotten after retention_days.",
+    )
+
+
+def key_conflict(key: str, id: str) -> PoolsError:
+    """An idempotency key stands for another request."""
+    return PoolsError(
+        "conflict",
+        f"Idempotency key {key!r} is that of {id}, another request.",
+        f'Look at that one with pool_task(task_id="{id}"), or use a new key.',
+    )

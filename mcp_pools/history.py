@@ -60,8 +60,11 @@ class History:
         since: datetime | None = None,
         limit: int = 20,
         cursor: str | None = None,
+        caller: str | None = None,
     ) -> TaskPage:
         """Tasks that match all that is given, newest first; see the tool `pool_search`.
+
+        `caller`: only the tasks of that name.
 
         Raises:
             PoolsError: `invalid_payload` for a cursor of another home or question, or a limit
@@ -70,13 +73,14 @@ class History:
         if not 1 <= limit <= MOST_TASKS:
             raise PoolsError("invalid_payload", f"limit is {limit}.", f"Give 1 to {MOST_TASKS}.")
         after = None if since is None else _aware(since).timestamp()
-        question = await self._question("pool_search", query, pool, task_type, status, after)
+        question = await self._question("pool_search", query, pool, task_type, status, after, caller)
         before = None if cursor is None else read_cursor(cursor, "pool_search", question)
         found = await self._store.search(
             Search(
                 query=query,
                 pool=pool,
                 task_type=task_type,
+                caller=caller,
                 status=status,
                 since=after,
                 before=before,
@@ -98,10 +102,13 @@ class History:
         """Everything that is kept, in numbers."""
         return stats_view(await self._store.tally(), by_type)
 
-    async def watch(self, cursor: str | None = None, wait_seconds: float = 0.0) -> tuple[list[Event], str]:
+    async def watch(
+        self, cursor: str | None = None, wait_seconds: float = 0.0, caller: str | None = None
+    ) -> tuple[list[Event], str]:
         """Events behind a cursor, at most `MOST_EVENTS`, or the latest; and the cursor behind them.
 
-        Waits up to `wait_seconds` while there is none; a commit ends the wait at once.
+        Waits up to `wait_seconds` while there is none; a commit ends the wait at once. With
+        `caller`, events of others' tasks and distributions are passed over.
 
         Raises:
             PoolsError: `invalid_payload` for a cursor of another home.
@@ -111,17 +118,18 @@ class History:
         deadline = time.monotonic() + wait_seconds
         while True:
             woken = self._store.next_commit()  # before looking: what comes in between is not missed
-            rows = await self._events(after)
-            after = rows[-1][0] if rows else after or 0
+            newest = await self._store.latest_events(1)
+            rows = await self._events(after, caller)
+            after = rows[-1][0] if rows else max(after or 0, newest[-1][0] if newest else 0)
             left = deadline - time.monotonic()
             if rows or left <= 0:
                 return [event_view(*each) for each in rows], cursor_at(after, question)
             await asyncio.wait({woken}, timeout=left)
 
-    async def _events(self, after: int | None) -> list[tuple[int, EventRow]]:
+    async def _events(self, after: int | None, caller: str | None) -> list[tuple[int, EventRow]]:
         if after is None:
-            return await self._store.latest_events(LATEST_EVENTS)
-        return await self._store.events(after, MOST_EVENTS)
+            return await self._store.latest_events(LATEST_EVENTS, caller)
+        return await self._store.events(after, MOST_EVENTS, caller)
 
     async def _question(self, *asked: object) -> str:
         """What a cursor is bound to: this home, and what is asked of it."""

@@ -331,7 +331,8 @@ class Caller:
     """On whose behalf a tool runs.
 
     `patience` is how long, in seconds, a waiting call may last before it answers with
-    the task as it stands; `None` waits as long as it was told to.
+    the task as it stands; `None` waits as long as it was told to. Who does not see `everything`
+    sees the tasks and distributions of its own name alone; the others are not there for it.
     """
 
     name: str = "local"
@@ -339,3 +340,13 @@ class Caller:
     cwd: str = "/"
     patience: float | None = None
     depth: int = 0
+    everything: bool = True
+
+    @property
+    def narrowed(self) -> str | None:
+        """The one name whose tasks it may see; `None`: all."""
+        return None if self.everything else self.name
+
+    def sees(self, owner: str) -> bool:
+        """Whether what `owner` submitted is there for this caller."""
+        return self.everything or owner == self.name

@@ -25,7 +25,7 @@ from mcp_pools.discovery import Finder
 from mcp_pools.dispatcher import Dispatcher
 from mcp_pools.distribution import check
 from mcp_pools.distributor import Distributor, Wanted, digest
-from mcp_pools.errors import PoolsError, nearest
+from mcp_pools.errors import PoolsError, key_conflict, nearest, unknown_task
 from mcp_pools.history import LONGEST_WATCH, History
 from mcp_pools.intake import Intake, Request
 from mcp_pools.live_distribution import LiveDistribution
@@ -34,7 +34,7 @@ from mcp_pools.pool import LivePool, LiveTask, ProgressReport
 from mcp_pools.present import part_of, part_of_distribution, task_view
 from mcp_pools.registry import IMPLIED, Registry
 from mcp_pools.settings import CallDefaults, Settings, load, working_directory_defaults
-from mcp_pools.store import Prune, TaskRow
+from mcp_pools.store import DistributionRow, Prune, TaskRow
 from mcp_pools.stores.sqlite import needs_owner
 
 WATCH_SECONDS: Final = 2.0
@@ -209,8 +209,23 @@ class Router:
             return await self.distributor.view(whole)
         kept = await self.distributor.kept(distribution_id)
         if kept is None:
-            raise unknown(distribution_id)
+            raise unknown_task(distribution_id)
         return kept
+
+    async def _is_distribution(self, id: str) -> bool:
+        """Whether it is a distribution's id; raises `PoolsError` `unknown_task` for another caller's."""
+        if id in self.dispatcher.tasks:
+            return False
+        whole = self.distributor.living.get(id)
+        row = whole.row if whole is not None else await self.registry.store.distribution(id)
+        if row is not None:
+            self._own(row)
+        return row is not None
+
+    def _own(self, row: TaskRow | DistributionRow) -> None:
+        """Raises what an unknown id raises when this caller may not see it."""
+        if not self.caller.sees(row.caller):
+            raise unknown_task(row.distribution_id if isinstance(row, DistributionRow) else row.task_id)
 
     async def rebalance(self, *, strategy: str = "least_loaded", dry_run: bool = False) -> Rebalanced:
         """Spread what waits anew over the pools; with `dry_run` only say how."""
@@ -264,7 +279,7 @@ class Router:
 
         Of a distribution `select` is of each item's result, `offset` and `limit` are of its items.
         """
-        if task_id in self.distributor.living or await self.registry.store.distribution(task_id):
+        if await self._is_distribution(task_id):
             whole = await self._distribution(task_id, wait_seconds)
             return part_of_distribution(whole, select=select, offset=offset, limit=limit)
         view = await self._task(task_id, wait_seconds, whole_output=output)
@@ -275,7 +290,10 @@ class Router:
     async def _task(self, task_id: str, wait_seconds: float, *, whole_output: bool = False) -> Task:
         live = self.dispatcher.tasks.get(task_id)
         if live is None:
-            return task_view(await self._kept(task_id), time.time(), whole_output=whole_output)
+            row = await self._kept(task_id)
+            self._own(row)
+            return task_view(row, time.time(), whole_output=whole_output)
+        self._own(live.row)
         if wait_seconds > 0:
             await self._wait(live, wait_seconds)
         return self._view(live, whole_output=whole_output)
@@ -283,7 +301,7 @@ class Router:
     async def _kept(self, task_id: str) -> TaskRow:
         row = await self.registry.store.task(task_id)
         if row is None:
-            raise unknown(task_id)
+            raise unknown_task(task_id)
         return row
 
     async def cancel(self, task_id: str) -> Cancelled:
@@ -292,10 +310,10 @@ class Router:
         A caller whose patience ends before that gets neither `cancelled` nor `already_finished`:
         the intent is kept, and its end will come.
         """
-        live = self._unfinished(task_id)
+        live = self.dispatcher.tasks.get(task_id) or self.distributor.living.get(task_id)
+        if not await self._is_distribution(task_id):
+            self._own(live.row if live is not None else await self._kept(task_id))
         if live is None:
-            if await self.registry.store.distribution(task_id) is None:
-                await self._kept(task_id)
             return Cancelled(id=task_id, cancelled=False, already_finished=True)
         await self._patiently(self._called_off(task_id, live))
         done = live.row.status == "cancelled"
@@ -310,9 +328,12 @@ class Router:
 
     async def _patiently(self, work: Awaitable[Any]) -> None:
         """Wait for it as long as the caller's patience lasts."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.caller.patience):
+        try:
+            async with asyncio.timeout(self.caller.patience) as patience:
                 await work
+        except TimeoutError:
+            if not patience.expired():  # the work's own
+                raise
 
     def _unfinished(self, task_id: str) -> LiveTask | LiveDistribution | None:
         return self.distributor.living.get(task_id) or self.dispatcher.tasks.get(task_id)
@@ -406,7 +427,7 @@ class Router:
             message = f"wait_seconds is {wait_seconds}."
             raise PoolsError("invalid_payload", message, f"Give 0 to {LONGEST_WATCH:g}.")
         patience = wait_seconds if self.caller.patience is None else min(wait_seconds, self.caller.patience)
-        events, behind = await self.history.watch(cursor, patience)
+        events, behind = await self.history.watch(cursor, patience, self.caller.narrowed)
         return Watched(events=events, cursor=behind, pools=self.registry.list().pools)
 
     # Opening.
@@ -454,24 +475,6 @@ class Router:
             await self._start(pool)
         await self.registry.check(pool)
         self.dispatcher.stir(pool)
-
-
-def unknown(task_id: str) -> PoolsError:
-    """There is no task and no distribution of this id."""
-    return PoolsError(
-        "unknown_task",
-        f"There is no task {task_id[:80]!r}.",
-        "Check the id, or find the task with pool_search; tasks are forgotten after retention_days.",
-    )
-
-
-def key_conflict(key: str, id: str) -> PoolsError:
-    """An idempotency key stands for another request."""
-    return PoolsError(
-        "conflict",
-        f"Idempotency key {key!r} is that of {id}, another request.",
-        f'Look at that one with pool_task(task_id="{id}"), or use a new key.',
-    )
 
 
 def read_only(home: Path, config: str | None) -> AbstractAsyncContextManager[Router] | None:

@@ -243,6 +243,7 @@ class Search:
     status: Status | None = None
     pool: str | None = None
     task_type: str | None = None
+    caller: str | None = None
     since: float | None = None
     before: int | None = None
     limit: int = 20
@@ -328,11 +329,16 @@ class Store(Protocol):
     async def search(self, wanted: Search) -> list[Found]:
         """Tasks, newest first. Filters see every task that is kept; a text is found 1 s later at most."""
 
-    async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
-        """Events behind a cursor, oldest first, each with its own cursor."""
+    async def events(
+        self, after: int = 0, limit: int = 1000, caller: str | None = None
+    ) -> list[tuple[int, EventRow]]:
+        """Events behind a cursor, oldest first, each with its own cursor.
 
-    async def latest_events(self, limit: int) -> list[tuple[int, EventRow]]:
-        """The newest events, oldest first, each with its own cursor."""
+        With `caller`, those of tasks and distributions only where they are that caller's.
+        """
+
+    async def latest_events(self, limit: int, caller: str | None = None) -> list[tuple[int, EventRow]]:
+        """The newest events, oldest first, each with its own cursor; `caller` as in `events`."""
 
     def next_commit(self) -> asyncio.Future[None]:
         """Resolves after the next commit through this store. Shared: it is not to be cancelled."""

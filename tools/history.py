@@ -44,4 +44,5 @@ async def pool_search(
         since=since,
         limit=limit,
         cursor=cursor,
+        caller=router.caller.narrowed,
     )

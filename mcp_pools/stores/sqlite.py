@@ -382,12 +382,14 @@ class SqliteStore:
         found: list[Found] = await self._ask(lambda db: searching.search(db, wanted))
         return found
 
-    async def events(self, after: int = 0, limit: int = 1000) -> list[tuple[int, EventRow]]:
-        found: Events = await self._ask(lambda db: sql.events(db, "cursor > ? ORDER BY cursor", after, limit))
+    async def events(
+        self, after: int = 0, limit: int = 1000, caller: str | None = None
+    ) -> list[tuple[int, EventRow]]:
+        found: Events = await self._ask(lambda db: sql.events(db, after, limit, caller))
         return found
 
-    async def latest_events(self, limit: int) -> list[tuple[int, EventRow]]:
-        found: Events = await self._ask(lambda db: sql.events(db, "? ORDER BY cursor DESC", True, limit))
+    async def latest_events(self, limit: int, caller: str | None = None) -> list[tuple[int, EventRow]]:
+        found: Events = await self._ask(lambda db: sql.events(db, 0, limit, caller, newest_first=True))
         return found[::-1]
 
     def next_commit(self) -> asyncio.Future[None]:

@@ -315,11 +315,23 @@ def tally(db: sqlite3.Connection) -> tuple[list[Row], list[Row]]:
     return counts, durations
 
 
-def events(db: sqlite3.Connection, which: str, given: int, limit: int) -> list[tuple[int, EventRow]]:
-    """Events with their cursors, in the order that `which` says."""
+_CALLERS: Final = (
+    " AND (EXISTS (SELECT 1 FROM tasks WHERE tasks.task_id = events.task_id AND caller = ?)"
+    " OR events.task_id IS NULL AND (json_extract(data, '$.distribution_id') IS NULL"
+    " OR EXISTS (SELECT 1 FROM distributions"
+    " WHERE distribution_id = json_extract(data, '$.distribution_id') AND caller = ?)))"
+)
+
+
+def events(
+    db: sqlite3.Connection, after: int, limit: int, caller: str | None, *, newest_first: bool = False
+) -> list[tuple[int, EventRow]]:
+    """Events behind a cursor, each with its own; `caller`'s and those of pools, or all."""
+    theirs, given = ("", []) if caller is None else (_CALLERS, [caller, caller])
     rows = db.execute(
-        f"SELECT cursor, at, kind, pool, task_id, data FROM events WHERE {which} LIMIT ?",  # noqa: S608
-        (given, limit),
+        "SELECT cursor, at, kind, pool, task_id, data FROM events "  # noqa: S608
+        f"WHERE cursor > ?{theirs} ORDER BY cursor {'DESC' if newest_first else 'ASC'} LIMIT ?",
+        (after, *given, limit),
     )
     return [
         (cursor, EventRow(at=at, kind=kind, pool=pool, task_id=task_id, data=json.loads(data)))

@@ -185,7 +185,7 @@ def _filters(db: sqlite3.Connection, wanted: Search) -> tuple[str, tuple[Any, ..
         oldest = db.execute(_OLDEST, (wanted.since,)).fetchone()[0]
         parts += ["tasks.n >= ?", "created_at >= ?"]
         given += [1 << 62 if oldest is None else oldest, wanted.since]
-    for name in ("status", "pool", "task_type"):
+    for name in ("status", "pool", "task_type", "caller"):
         if (value := getattr(wanted, name)) is not None:
             parts.append(f"tasks.{name} = ?")
             given.append(value.encode(errors="replace").decode())
