@@ -7,6 +7,7 @@ SDK takes. Both transports carry the same JSON-RPC; `Client` reads the answer on
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
@@ -237,6 +238,8 @@ class HttpTransport:
             "Mcp-Method": request["method"],
             "Mcp-Name": request["params"]["name"],
         }
+        if depth := os.environ.get("MCP_POOLS_DEPTH"):  # a task calls: the server counts how deep
+            headers["X-MCP-Pools-Depth"] = depth
         return {**headers, "Authorization": f"Bearer {self._token}"} if self._token else headers
 
     def _silence(self) -> Unreachable:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from mcp_pools import serve
 from mcp_pools.doors.http_address import Address, bound, listen
 from mcp_pools.doors.owner_log import say, write_to_stderr
+from mcp_pools.doors.tokens import tokens
 from mcp_pools.errors import PoolsError, exit_code
 from mcp_pools.home import Hello, Home, NoOwner, connect
 from mcp_pools.owner import Composition, Owner, composed, refusal
@@ -61,7 +62,8 @@ def _serve(given: argparse.Namespace) -> None:
     flags = {name: value for name, value in serve.flags(given).items() if value}
     select_tools(flags)
     address = Address.read(given.http)
-    with listen(address) as listening:
+    with listen(address, guarded=settings.auth.configured) as listening:
+        tokens(settings, bound(address, listening))
         lock = take(home, config)
         try:
             composition = _composition(settings, bound(address, listening), listening, flags)

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -87,12 +87,20 @@ _MOST_ROOM: Final = 500_000
 """Characters; clients grant no more."""
 
 
+SESSION_KEY: Final = "mcp_pools.session"
+"""Where an HTTP request's scope holds its session; requests of one connection may differ."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One connection: the router bound to its caller, and the tools it offers."""
+    """One connection, or one request over HTTP: the router bound to its caller, and the tools it offers.
+
+    `withheld`: tools that it does not offer, because its token lacks this scope.
+    """
 
     router: Router
     tools: Mapping[str, Tool]
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
 
 async def serve_session(
@@ -160,9 +168,16 @@ def new_server(home: Path) -> Server[Session]:
     # Not `on_call_tool`: a handler registered like this may answer in wire form, which
     # spares each call the building and dumping of a result model.
     server.add_request_handler("tools/call", CallToolRequestParams, _call_tool)
+    server.middleware.append(_as_requested)
     server.middleware.append(boundary(home))
     TasksExtension(PoolTasks(_outcome)).install(server)
     return server
+
+
+async def _as_requested(ctx: ServerRequestContext[Session], call_next: Any) -> Any:
+    """Over HTTP, who asks and what they may do is the request's, not the connection's."""
+    scope = getattr(ctx.request, "scope", {})
+    return await call_next(replace(ctx, lifespan_context=scope.get(SESSION_KEY, ctx.lifespan_context)))
 
 
 async def _list_tools(
@@ -203,6 +218,8 @@ async def _call_tool(ctx: ServerRequestContext[Session], params: CallToolRequest
     session = ctx.lifespan_context
     tool = session.tools.get(params.name)
     if tool is None:
+        if (scope := session.withheld.get(params.name)) is not None:
+            return _refusal(_beyond(params.name, scope))
         raise MCPError(INVALID_PARAMS, _not_offered(params.name, session.tools))
     relay = _ProgressRelay(ctx.session) if ctx.meta and "progress_token" in ctx.meta else None
     becomes_task = may_become_task(ctx, params)
@@ -222,6 +239,14 @@ def _not_offered(name: str, offered: Mapping[str, Tool]) -> str:
     if name in TOOLS:
         return f"{name} is switched off on this connection. {nearest('', offered)}".rstrip()
     return f"There is no tool {name!r}. {nearest(name, offered)}".rstrip()
+
+
+def _beyond(name: str, scope: str) -> PoolsError:
+    return PoolsError(
+        "insufficient_scope",
+        f"{name} needs a token with the scope {scope}.",
+        "Ask whoever runs this server for one.",
+    )
 
 
 async def _agreed(

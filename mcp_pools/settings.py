@@ -30,6 +30,15 @@ from pydantic import (
 )
 
 from mcp_pools.agents import PYTHON, Agent
+from mcp_pools.definitions import (
+    AuthDefinition,
+    EcosystemEntry,
+    IntrospectionDefinition,
+    LimitDefinition,
+    LimitDefinitions,
+    PoolDefinition,
+    SecretSource,
+)
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.models import Allow, PoolSpec
 from mcp_pools.quotas import Limit, Quotas
@@ -48,74 +57,6 @@ _UNQUOTED: Final = frozenset({"store", "secrets"})
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class PoolDefinition(BaseModel):
-    """A pool under `pools:`; fields as in `models.PoolSpec`, omitted ones take the defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    type: str | None = None
-    min_workers: int | None = Field(None, ge=0)
-    max_workers: int | None = Field(None, ge=1)
-    workers: int | None = Field(None, ge=0)
-    """Fixes the pool at this size."""
-    worker_type: str = "python"
-    endpoint: str | None = None
-    region: str = "default"
-    namespace: str = "mcp-pools"
-    container_image: str = "python:3.13-slim"
-    labels: dict[str, str] = {}
-    options: dict[str, Any] = {}
-
-
-class LimitDefinition(BaseModel):
-    """What one pool or one caller may use."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rate: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Starts a second."""
-    burst: int | None = Field(None, ge=1)
-    """Starts at once after a quiet time; none: as many as in a second."""
-    concurrency: int | None = Field(None, ge=1)
-    """Tasks at a time."""
-
-
-class LimitDefinitions(BaseModel):
-    """Limits by name or glob; each pool and each caller that one matches has it for itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pools: dict[str, LimitDefinition] = {}
-    callers: dict[str, LimitDefinition] = {}
-
-
-class EcosystemEntry(BaseModel):
-    """A server or cluster under `ecosystem:`, which `pool_discover` asks whether it is there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(min_length=1)
-    type: Literal["mcp", "session-buddy", "kubernetes", "dask", "ray"] = "mcp"
-    endpoint: str = Field(min_length=1)
-
-
-class SecretSource(BaseModel):
-    """Where a secret comes from when a task is launched: exactly one of three."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    env: str | None = None
-    file: Path | None = None
-    command: list[str] | None = Field(None, min_length=1)
-    """An argv; what it prints is the secret. No shell is involved."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if len(self.model_fields_set) != 1:
-            raise ValueError("must have exactly one of env, file, command")
-        return self
 
 
 class Settings(BaseModel):
@@ -177,6 +118,10 @@ class Settings(BaseModel):
     """`Host` headers that `serve --http` answers beside the loopback names; `name:*` with any port."""
     http_allowed_origins: list[str] = []
     """`Origin` headers of browser pages that it answers, such as `https://pools.example.org`."""
+    http_public_url: str | None = Field(None, pattern="^https?://[^/?#]+(/[^?#]*)?$")
+    """Where clients find `/mcp` when a proxy stands before it; none: the address listened at."""
+    auth: AuthDefinition = AuthDefinition()
+    """Who may use `serve --http`; nothing given: whoever reaches it, so loopback only."""
     http_drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     """How long what runs may go on after `serve --http` was told to end."""
     mcp_task_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -477,6 +422,10 @@ def _known(place: list[str]) -> list[str]:
             return list(EcosystemEntry.model_fields)
         case ["secrets", _, _]:
             return list(SecretSource.model_fields)
+        case ["auth", _]:
+            return list(AuthDefinition.model_fields)
+        case ["auth", "introspection", _]:
+            return list(IntrospectionDefinition.model_fields)
         case ["agents", _, _]:
             return [field.name for field in fields(Agent)]
         case ["allow", _]:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: "models errors states",
     1: "routing queueing quotas chunks group_commit distribution wire "
-    "policy addresses secret searchable adapter store task_type settings "
+    "policy addresses definitions secret searchable adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
     "program payload filling tabular ecosystem agents worktree shortening",
     2: "plugins present bridge stores task_types adapters",
@@ -37,7 +37,7 @@ LAYERS = {
     "formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
     "completion reference answers type_listing resources subscriptions prompts completions http_address "
-    "http_server http_door",
+    "http_server http_door http_guard issuer token_file tokens",
     8: "owner",
     9: "__init__ __main__ foreground",
 }

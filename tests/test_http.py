@@ -24,7 +24,8 @@ from waiting import until
 
 from mcp_pools import Router, Settings
 from mcp_pools.doors.http_address import Address, bound, listen
-from mcp_pools.doors.http_door import ENVELOPE_BYTES, HttpDoor
+from mcp_pools.doors.http_door import HttpDoor
+from mcp_pools.doors.http_guard import ENVELOPE_BYTES
 from mcp_pools.errors import PoolsError
 from mcp_pools.processes import is_over
 from mcp_pools.tool import TOOLS

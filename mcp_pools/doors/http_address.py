@@ -14,12 +14,14 @@ import re
 import socket
 from collections.abc import Iterable
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from mcp_pools.errors import PoolsError
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8680
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _BACKLOG: Final = 512
 _FORM: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]/\s]*)(?::(?P<port>\d{1,5}))?")
 
@@ -58,20 +60,23 @@ class Address(NamedTuple):
         return f"http://{self.authority}/mcp"
 
 
-def listen(address: Address) -> socket.socket:
-    """A socket that listens there, and there alone: on a host that has only loopback addresses.
+def listen(address: Address, *, guarded: bool = False) -> socket.socket:
+    """A socket that listens there, and there alone.
+
+    Args:
+        guarded: clients need tokens; else the host must be a loopback address.
 
     Raises:
-        PoolsError: `not_allowed`: others could reach it; `conflict`: the port is taken;
+        PoolsError: `not_allowed`: others could reach it unasked; `conflict`: the port is taken;
             `invalid_payload`: there is no such host, or it may not be used.
     """
     family, host = _resolved(address)
-    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+    if not guarded and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
         raise PoolsError(
             "not_allowed",
-            f"--http {address.authority} can be reached from other machines, and this version "
-            "authenticates nobody over HTTP.",
-            f"Listen on {DEFAULT_HOST}:{address.port}, and let a proxy that authenticates forward to it.",
+            f"--http {address.authority} can be reached from other machines, and nobody said who may use it.",
+            "Set auth.tokens_file or auth.issuer in the configuration file (docs/authorization.md), or "
+            f"listen on {DEFAULT_HOST}:{address.port}.",
         )
     try:
         listening = socket.create_server((host, address.port), family=family, backlog=_BACKLOG)
@@ -92,6 +97,12 @@ def host_names(address: Address, more: Iterable[str]) -> list[str]:
     """The `Host` headers to answer, in the SDK's form: a name with any port, and one without."""
     names = dict.fromkeys([*LOOPBACK_NAMES, _bracketed(address.host)])
     return [form for name in names for form in (name, f"{name}:*")] + list(more)
+
+
+def authority(url: str) -> list[str]:
+    """The `Host` headers of requests to a URL; its port may be left out or not."""
+    parts = urlsplit(url)
+    return [parts.netloc, *([_bracketed(parts.hostname)] if parts.hostname else [])]
 
 
 def origins(address: Address, more: Iterable[str]) -> list[str]:

@@ -28,11 +28,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from mcp_pools.doors.http_address import Address, host_names, origins
+from mcp_pools.doors.http_address import Address, authority, host_names, origins
+from mcp_pools.doors.http_guard import ENVELOPE_BYTES, METADATA_PATH, Guard, Refused
 from mcp_pools.doors.http_server import HttpServer
+from mcp_pools.doors.tokens import tokens
 from mcp_pools.models import Caller
-from mcp_pools.selection import select_tools
 from mcp_pools.server import Session, new_server
+from mcp_pools.subscriptions import LISTENING
 
 if TYPE_CHECKING:
     import socket
@@ -42,28 +44,19 @@ if TYPE_CHECKING:
     from mcp_pools.router import Router
     from mcp_pools.settings import Settings
 
-ENVELOPE_BYTES: Final = 1 << 20
-"""What a request may hold beside its payload."""
 _MOST_REQUESTS: Final = 448
 """Requests and streams of `/mcp` at once. Connections remain for who asks whether it lives."""
 _LOOK_SECONDS: Final = 0.05
+_NOBODY: Final = Caller(kind="mcp", cwd="/", everything=False)
 _UNAVAILABLE: Final = -32000
 _LATER: Final = {"Retry-After": "1", "Connection": "close"}  # a refused client holds no connection
 
 
 class McpEndpoint:
-    """`/mcp`: refuses until there is a router, then an SDK session manager serves it.
+    """`/mcp`: refuses until there is a router, then an SDK session manager serves it."""
 
-    Args:
-        flags: what narrows every client of it, see `select_tools`.
-
-    Raises:
-        PoolsError: a flag names something that does not exist.
-    """
-
-    def __init__(self, address: Address, settings: Settings, flags: Mapping[str, Any]) -> None:
-        self._settings = settings
-        self._tools = select_tools(flags)
+    def __init__(self, address: Address, settings: Settings, guard: Guard) -> None:
+        self._guard = guard
         self._router: Router | None = None
         self._requests = 0
         self._server = new_server(settings.home)
@@ -71,7 +64,7 @@ class McpEndpoint:
         self._sessions = StreamableHTTPSessionManager(
             self._server,
             security_settings=TransportSecuritySettings(
-                allowed_hosts=host_names(address, settings.http_allowed_hosts),
+                allowed_hosts=host_names(address, [*settings.http_allowed_hosts, *authority(guard.url)]),
                 allowed_origins=origins(address, settings.http_allowed_origins),
             ),
             max_request_body_size=settings.max_payload_bytes + ENVELOPE_BYTES,
@@ -80,8 +73,7 @@ class McpEndpoint:
     @asynccontextmanager
     async def admit(self, router: Router) -> AsyncIterator[None]:
         """Let clients in until the block ends."""
-        seconds = self._settings.mcp_wait_seconds
-        self._router = router.bound(Caller(kind="mcp", cwd="/", patience=seconds))
+        self._router = router
         async with self._sessions.run():
             yield
 
@@ -101,25 +93,43 @@ class McpEndpoint:
         else:
             self._requests += 1
             try:
-                await self._sessions.handle_request(scope, receive, send)
+                await self._serve(scope, receive, send, self._router)
             finally:
                 self._requests -= 1
 
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, router: Router) -> None:
+        try:
+            receive = await self._guard.admit(scope, receive, router)
+        except Refused as refused:
+            await refused.response(scope, receive, send)
+        else:
+            await self._sessions.handle_request(scope, receive, send)
+
     @asynccontextmanager
     async def _lifespan(self, server: Server[Session]) -> AsyncIterator[Session]:
+        """Nobody's: each request has its own, see `Guard`."""
         assert self._router is not None
-        yield Session(self._router, self._tools)
+        yield Session(self._router.bound(_NOBODY), {})
 
 
 class HttpDoor:
-    """The HTTP server of one owner."""
+    """The HTTP server of one owner.
+
+    Args:
+        flags: what narrows every client of it, see `select_tools`.
+
+    Raises:
+        PoolsError: a flag names something that does not exist, or the tokens cannot be read.
+    """
 
     def __init__(
         self, listening: socket.socket, address: Address, settings: Settings, flags: Mapping[str, Any]
     ) -> None:
         self._listening = listening
         self._drain_seconds = settings.http_drain_seconds
-        self._mcp = McpEndpoint(address, settings, flags)
+        self._tokens = tokens(settings, address)
+        self._guard = Guard(address, settings, flags, self._tokens)
+        self._mcp = McpEndpoint(address, settings, self._guard)
         self._server = HttpServer(self.application())
 
     def application(self) -> Starlette:
@@ -127,6 +137,8 @@ class HttpDoor:
         return Starlette(
             routes=[
                 Route("/mcp", self._mcp),
+                Route(METADATA_PATH, self._guard.metadata, methods=["GET"]),
+                Route(f"{METADATA_PATH}/{{path:path}}", self._guard.metadata, methods=["GET"]),
                 Route("/healthz", _alive, methods=["GET"]),
                 Route("/readyz", self._ready, methods=["GET"]),
             ]
@@ -145,6 +157,8 @@ class HttpDoor:
                     await self._stop(serving)
         finally:
             await self._stop(serving)
+            if self._tokens is not None:
+                await self._tokens.aclose()
 
     async def _stop(self, serving: asyncio.Task[None]) -> None:
         self._server.should_exit = True
@@ -153,6 +167,7 @@ class HttpDoor:
     async def _drain(self, router: Router) -> None:
         """Launch nothing more, and wait for what runs as long as the configuration says."""
         router.leave()
+        LISTENING.close()
         until = time.monotonic() + self._drain_seconds
         while any(pool.running for pool in router.registry.pools.values()) and time.monotonic() < until:
             await asyncio.sleep(_LOOK_SECONDS)
