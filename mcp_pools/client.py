@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from mcp_pools import __version__
+from mcp_pools.errors import PoolsError
 
 if TYPE_CHECKING:
     import http.client
@@ -40,6 +42,7 @@ class Transport(Protocol):
 
         Raises:
             Unreachable: nobody answers.
+            PoolsError: the server does not let this caller in.
         """
 
     def abandon(self, request: Message) -> None:
@@ -66,6 +69,7 @@ class Client:
 
         Raises:
             Unreachable: nobody answers.
+            PoolsError: the server wants a token, or another one.
         """
         request = self._request(tool_name, arguments)
         try:
@@ -185,6 +189,8 @@ class HttpTransport:
             response = self._post(request)
         except (OSError, ValueError, http.client.HTTPException) as failure:
             raise self._silence() from failure
+        if response.status in (401, 403):
+            raise self._not_known(response)
         if said := self._turned_away(response.status):
             raise Unreachable(said)
         kind = response.headers.get_content_type()
@@ -248,11 +254,18 @@ class HttpTransport:
             "'mcp-pools serve --http HOST:PORT', or leave out --server."
         )
 
+    def _not_known(self, response: http.client.HTTPResponse) -> PoolsError:
+        """The refusal of a server that wants another token."""
+        scope = re.search(r'scope="([\w:. -]{1,100})"', response.headers.get("WWW-Authenticate", ""))
+        if response.status == 403 and scope:
+            message = f"The token for {self.url} lacks the scope {scope[1]}."
+            return PoolsError("insufficient_scope", message, "Set MCP_POOLS_TOKEN to one that has it.")
+        message = f"The server at {self.url} does not know this caller ({response.status})."
+        return PoolsError("not_allowed", message, "Set MCP_POOLS_TOKEN to a token of that server.")
+
     def _turned_away(self, status: int) -> str | None:
         """What a status means with which a server answers before it looks at the call."""
         said = {
-            401: "does not know this caller (401). Set MCP_POOLS_TOKEN to a token of that server.",
-            403: "does not know this caller (403). Set MCP_POOLS_TOKEN to a token of that server.",
             413: "takes no request of this size (413). Send less, or raise its max_payload_bytes.",
             421: "does not answer to that name (421). Add the name to its http_allowed_hosts.",
             503: "is opening, leaving or full (503). Try again in a moment.",

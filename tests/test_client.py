@@ -13,6 +13,7 @@ import pytest
 from peers import HttpPeer, OwnerPeer, http_peer, ok, owner_peer, refused, rpc
 
 from mcp_pools.client import Client, HttpTransport, SocketTransport, Unreachable
+from mcp_pools.errors import PoolsError
 from mcp_pools.home import Hello, connect
 
 
@@ -117,8 +118,8 @@ def test_a_server_that_is_not_mcp_is_no_server() -> None:
 
 
 def test_a_server_that_wants_a_token_says_which_variable_to_set() -> None:
-    no_answer = pytest.raises(Unreachable, match="MCP_POOLS_TOKEN")
-    with http_peer(lambda body: (401, "application/json", b"{}")) as server, no_answer:
+    refused = pytest.raises(PoolsError, match="MCP_POOLS_TOKEN")
+    with http_peer(lambda body: (401, "application/json", b"{}")) as server, refused:
         _over_http(server)
 
 
