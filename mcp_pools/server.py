@@ -255,12 +255,12 @@ def _wire(
     structured: dict[str, Any] | None, text: str, *, is_error: bool, note: str | None = None
 ) -> dict[str, Any]:
     """A `CallToolResult` as it goes over the wire; the 2025 era ignores `resultType`."""
-    return {
+    result = {
         "content": [{"type": "text", "text": each} for each in (text, note) if each is not None],
-        "structuredContent": structured,
         "isError": is_error,
         "resultType": "complete",
     }
+    return result if structured is None else result | {"structuredContent": structured}
 
 
 def _refusal(refused: PoolsError) -> dict[str, Any]:

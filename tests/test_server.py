@@ -203,6 +203,7 @@ async def test_a_crash_is_masked_and_logged(
     text = result.content[0].text
     reference = text.partition("(reference ")[2].partition(")")[0]
     assert result.is_error and reference and "secret" not in result.model_dump_json()
+    assert "structured_content" not in result.model_fields_set, "some clients take no null for it"
     [record] = [each for each in caplog.records if each.name == "mcp_pools.server"]
     assert reference in record.getMessage() and record.exc_info is not None
 
