@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -14,6 +15,12 @@ def require(program: str, how: str) -> str:
     if found is not None:
         return found
     _lacks(f"needs {program}: {how}")
+
+
+def require_file(path: Path, how: str) -> None:
+    """Without the file the test is skipped; where every part must be there, it fails."""
+    if not path.exists():
+        _lacks(f"needs {path}: {how}")
 
 
 def require_module(name: str, how: str) -> None:
