@@ -1,13 +1,16 @@
 // A visit to a server with the TypeScript client: `node typescript.mjs PACKAGE VERSION CALLS URL | COMMAND...`.
-// Prints {"version", "tools", "answers"} as one line of JSON. PACKAGE is the folder of @modelcontextprotocol/client.
+// Prints {"version", "tools", "answers"} as one line of JSON. PACKAGE is the folder of @modelcontextprotocol/client,
+// or of its predecessor @modelcontextprotocol/sdk, which does not say the version.
 
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
 const [folder, version, calls, ...target] = process.argv.slice(2);
-const load = (file) => import(pathToFileURL(join(folder, "dist", file)));
-const { Client, StreamableHTTPClientTransport } = await load("index.mjs");
-const { StdioClientTransport } = await load("stdio.mjs");
+const ours = ["index.mjs", "stdio.mjs"];
+const predecessors = ["index.js", "stdio.js", "streamableHttp.js"].map((file) => join("esm", "client", file));
+const files = folder.endsWith("sdk") ? predecessors : ours;
+const modules = await Promise.all(files.map((file) => import(pathToFileURL(join(folder, "dist", file)))));
+const { Client, StdioClientTransport, StreamableHTTPClientTransport } = Object.assign({}, ...modules);
 
 function transport([first, ...args]) {
   if (first.startsWith("http")) return new StreamableHTTPClientTransport(new URL(first));
@@ -21,5 +24,4 @@ const { tools } = await client.listTools();
 const answers = [];
 for (const [name, args] of JSON.parse(calls)) answers.push(await client.callTool({ name, arguments: args }));
 await client.close();
-const negotiated = client.getNegotiatedProtocolVersion() ?? version;
-console.log(JSON.stringify({ version: negotiated, tools, answers }));
+console.log(JSON.stringify({ version: client.getNegotiatedProtocolVersion?.() ?? null, tools, answers }));
