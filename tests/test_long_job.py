@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Gate
 from long_job import KINDS, run_jobs
 from machine import Machine
 from mcp import Client
@@ -38,18 +37,18 @@ async def test_a_job_may_take_longer_than_any_request(serve: Callable[..., Serve
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 async def test_a_job_outlives_the_owner_that_ran_it(
-    transport: str, machine: Machine, serve: Callable[..., Server], home: Path
+    transport: str, machine: Machine, serve: Callable[..., Server], gate: Any, home: Path
 ) -> None:
     """Killed mid-task, it has a successor: `tasks/get` and `pool_task` answer, and each task is judged.
 
     What may run once may have run; what may run twice does, and completes.
     """
-    once, twice = Gate(home / "once"), Gate(home / "twice")
+    once, twice = gate, type(gate)(home / "twice")
     async with AsyncExitStack() as opened:
         client = await opened.enter_async_context(over(transport, machine, serve))
         handles = [
-            await start(client, "pool_execute", gate.task | {"max_attempts": attempts})
-            for attempts, gate in ((1, once), (2, twice))
+            await start(client, "pool_execute", held.task | {"max_attempts": attempts})
+            for attempts, held in ((1, once), (2, twice))
         ]
         await once.entered()
         await twice.entered()
