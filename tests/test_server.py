@@ -87,12 +87,13 @@ async def test_every_tool_is_listed_in_full_and_in_order(connect: Any) -> None:
 
 @pytest.mark.parametrize("name", TOOLS)
 async def test_results_are_structured_and_match_their_schema(connect: Any, name: str) -> None:
-    """Each tool's result validates, and its text is the same JSON, compact."""
+    """Each tool's result validates and lacks nothing, and its text is the same JSON, compact."""
     async with connect() as client:
         task = await client.call_tool("pool_execute", ECHO)
         result = await client.call_tool(name, calls(task.structured_content["task_id"])[name])
     assert not result.is_error
     jsonschema.validate(result.structured_content, TOOLS[name].output_schema)
+    assert result.structured_content.keys() >= TOOLS[name].output_schema["properties"].keys()
     [block] = result.content
     assert json.loads(block.text) == result.structured_content
     assert "\n" not in block.text and '": ' not in block.text and "\\u" not in block.text

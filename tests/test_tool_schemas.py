@@ -67,15 +67,6 @@ async def test_long_results_are_announced(listing: list[dict[str, Any]]) -> None
 
 
 @pytest.mark.anyio
-async def test_it_is_the_same_each_time(connect: Any) -> None:
-    """In its order, too: what clients and models keep of it stays good."""
-    async with connect() as one, connect() as other:
-        listings = [await client.list_tools() for client in (one, other, one)]
-    first, *others = [listed.model_dump_json() for listed in listings]
-    assert others == [first, first]
-
-
-@pytest.mark.anyio
 async def test_a_client_may_be_told_to_ask_by_itself(open_router: Any) -> None:
     """Only where we would ask; and then we do not, for one prompt is enough."""
     async with open_router(mcp_confirm="client") as router:
