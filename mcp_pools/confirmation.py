@@ -48,7 +48,7 @@ async def question_to_ask(
     Raises:
         PoolsError: `confirmation_required` when nobody can be asked, or the answer was no.
     """
-    if tool.question is None or router.caller.kind != "mcp" or router.settings.mcp_confirm == "never":
+    if tool.question is None or router.caller.kind != "mcp" or router.settings.mcp_confirm != "ask":
         return None
     question = tool.question(router, tool.check(params.arguments or {}))
     if question is None:

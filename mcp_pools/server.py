@@ -184,8 +184,9 @@ async def _list_tools(
     ctx: ServerRequestContext[Session], params: PaginatedRequestParams | None
 ) -> ListToolsResult:
     session = ctx.lifespan_context
-    room = session.router.settings.mcp_result_tokens * CHARACTERS
-    return ListToolsResult(tools=[_listed(name, room) for name in session.tools])
+    settings = session.router.settings
+    room, marks = settings.mcp_result_tokens * CHARACTERS, settings.mcp_confirm == "client"
+    return ListToolsResult(tools=[_listed(name, room, marks) for name in session.tools])
 
 
 def _input_schema(name: str) -> dict[str, Any] | None:
@@ -194,10 +195,18 @@ def _input_schema(name: str) -> dict[str, Any] | None:
 
 
 @cache
-def _listed(name: str, room: int) -> ListedTool:
-    """A tool as clients see it; `room`: characters its result may come to, said where it may come to many."""
+def _listed(name: str, room: int, marks: bool) -> ListedTool:
+    """A tool as clients see it.
+
+    `room`: characters its result may come to, said where it may come to many; `marks`: whether the
+    client is told to ask its human where we otherwise would.
+    """
     tool = TOOLS[name]
-    meta = {"anthropic/maxResultSizeChars": min(room, _MOST_ROOM)} if name in _LONG_RESULTS else None
+    meta: dict[str, Any] = {}
+    if name in _LONG_RESULTS:
+        meta["anthropic/maxResultSizeChars"] = min(room, _MOST_ROOM)
+    if marks and tool.question is not None:
+        meta["anthropic/requiresUserInteraction"] = True
     return ListedTool(
         name=tool.name,
         title=tool.title,
@@ -210,7 +219,7 @@ def _listed(name: str, room: int) -> ListedTool:
             idempotent_hint=tool.idempotent,
             open_world_hint=tool.open_world,
         ),
-        _meta=meta,
+        _meta=meta or None,
     )
 
 
@@ -280,12 +289,12 @@ def _wire(
     structured: dict[str, Any] | None, text: str, *, is_error: bool, note: str | None = None
 ) -> dict[str, Any]:
     """A `CallToolResult` as it goes over the wire; the 2025 era ignores `resultType`."""
-    return {
+    result = {
         "content": [{"type": "text", "text": each} for each in (text, note) if each is not None],
-        "structuredContent": structured,
         "isError": is_error,
         "resultType": "complete",
     }
+    return result if structured is None else result | {"structuredContent": structured}
 
 
 def _refusal(refused: PoolsError) -> dict[str, Any]:

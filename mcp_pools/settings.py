@@ -110,8 +110,13 @@ class Settings(BaseModel):
     retention_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     owner_idle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     mcp_wait_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 45.0
-    mcp_confirm: Literal["ask", "never"] = "ask"
-    """Whether the human of an MCP client is asked before something is lost or leaves this machine."""
+    mcp_confirm: Literal["ask", "client", "never"] = "ask"
+    """Who asks the human of an MCP client before something is lost or leaves this machine.
+
+    `ask`: we do, through the client, and refuse where it cannot. `client`: it does by itself; the
+    tools in question are marked so that Claude Code prompts for each call, whatever else it allows
+    (headless it refuses them), and a client that does not know the mark asks nobody.
+    """
     mcp_result_tokens: int = Field(10_000, ge=1000)
     """What a tool's result over MCP may come to; a longer one is cut and says where the rest is."""
     http_allowed_hosts: list[str] = []

@@ -155,9 +155,9 @@ class PoolTasks:
             raise MCPError(INVALID_PARAMS, "Looking at tasks is switched off on this connection.")
         asked = {"task_id": task_id, "wait_seconds": wait_seconds}
         outcome = await self._answer(TOOLS["pool_task"], session.router.bound(), asked)
-        content = outcome["structuredContent"]
+        content: dict[str, Any] = outcome.get("structuredContent", {})
         if outcome["isError"]:
-            error = content["error"] if content else {"code": None}
+            error = content.get("error", {"code": None})
             _is_there(error["code"], outcome["content"][0]["text"])
             return None
         return state_of(content, outcome, session.router.settings.retention_days)

@@ -130,7 +130,10 @@ class Tool:
 
     @cached_property
     def output_schema(self) -> dict[str, Any]:
-        """JSON schema of the result."""
+        """JSON schema of the result, of which no field is required: a refusal has `error` in their place.
+
+        Some clients check refusals, too, and would show that one does not fit instead of what it says.
+        """
         whole = self.result.json_schema()
         options = whole.get("anyOf")
         if options is not None:  # a tool's result is one object, whichever it is
@@ -138,6 +141,7 @@ class Tool:
                 "$defs": whole["$defs"]
             }
         schema: dict[str, Any] = brief(whole, whole.get("$defs", {}))
+        schema.pop("required", None)
         return schema
 
     async def invoke(self, router: Router, arguments: dict[str, Any]) -> dict[str, Any]:

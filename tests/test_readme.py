@@ -107,9 +107,30 @@ def test_the_clients_are_told_a_command_that_exists() -> None:
     """`claude mcp add` and `.mcp.json` start the same bridge."""
     servers = json.loads(blocks("json")[0])["mcpServers"]
     assert servers["mcp-pools"]["args"] == ["serve"]
-    added = next(line for block in blocks("sh") for line in block.splitlines() if "claude mcp add" in line)
+    added = next(line for line in shell_lines() if "claude mcp add" in line)
     assert added.endswith(f"-- {servers['mcp-pools']['command']} serve")
     assert shutil.which("mcp-pools", path=str(BIN))
+
+
+def shell_lines() -> list[str]:
+    """What the README has people type in a shell, beside the commands that are run above."""
+    return [line for block in blocks("sh") for line in block.splitlines()]
+
+
+RUN_ELSEWHERE = (
+    "python3 -m venv .venv && .venv/bin/pip install",  # by the gate
+    "claude mcp add mcp-pools -- /path/to/.venv/bin/mcp-pools serve",  # what follows `--`: test_end_to_end
+    "claude mcp add mcp-pools -- uvx --from /path/to/clone mcp-pools serve",  # test_packaging
+    "claude mcp add --transport http mcp-pools http://127.0.0.1:8680/mcp",  # the address: test_http
+    "pip wheel -q --no-deps -w mcpb . && npx @anthropic-ai/mcpb pack mcpb mcp-pools.mcpb",  # test_packaging
+)
+
+
+def test_every_other_line_is_run_elsewhere() -> None:
+    """A new one says where."""
+    assert not [line for line in shell_lines() if not line.startswith(RUN_ELSEWHERE)]
+    said = "\n".join(shell_lines())
+    assert not [known for known in RUN_ELSEWHERE if known not in said]
 
 
 def test_the_readme_names_every_tool() -> None:

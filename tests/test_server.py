@@ -87,12 +87,13 @@ async def test_every_tool_is_listed_in_full_and_in_order(connect: Any) -> None:
 
 @pytest.mark.parametrize("name", TOOLS)
 async def test_results_are_structured_and_match_their_schema(connect: Any, name: str) -> None:
-    """Each tool's result validates, and its text is the same JSON, compact."""
+    """Each tool's result validates and lacks nothing, and its text is the same JSON, compact."""
     async with connect() as client:
         task = await client.call_tool("pool_execute", ECHO)
         result = await client.call_tool(name, calls(task.structured_content["task_id"])[name])
     assert not result.is_error
     jsonschema.validate(result.structured_content, TOOLS[name].output_schema)
+    assert result.structured_content.keys() >= TOOLS[name].output_schema["properties"].keys()
     [block] = result.content
     assert json.loads(block.text) == result.structured_content
     assert "\n" not in block.text and '": ' not in block.text and "\\u" not in block.text
@@ -203,6 +204,7 @@ async def test_a_crash_is_masked_and_logged(
     text = result.content[0].text
     reference = text.partition("(reference ")[2].partition(")")[0]
     assert result.is_error and reference and "secret" not in result.model_dump_json()
+    assert "structured_content" not in result.model_fields_set, "some clients take no null for it"
     [record] = [each for each in caplog.records if each.name == "mcp_pools.server"]
     assert reference in record.getMessage() and record.exc_info is not None
 

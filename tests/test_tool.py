@@ -132,8 +132,14 @@ def test_output_schema_follows_no_references_and_tries_no_alternatives() -> None
             "inner": {"type": ["object", "null"], "properties": {"n": {"type": "integer"}}},
             "titles": {"type": "array", "items": {"type": "string"}},
         },
-        "required": ["name", "inner"],
     }
+
+
+def test_a_refusal_fits_the_output_schema() -> None:
+    """Clients that check it show what it says, then, and not that it does not fit."""
+    refusal = {"code": "c", "message": "m", "next": None, "retryable": False, "details": {}}
+    for each in (SAMPLE, *TOOLS.values()):
+        jsonschema.validate({"error": refusal}, each.output_schema)
 
 
 @pytest.mark.parametrize("name", TOOLS)

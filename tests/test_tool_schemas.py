@@ -13,7 +13,10 @@ from typing import Any
 
 import anyio
 import pytest
+from mcp import Client
+from transports import session_transport
 
+from mcp_pools.models import Caller
 from mcp_pools.tool import TOOLS
 
 SNAPSHOTS = Path(__file__).parent / "snapshots" / "tools"
@@ -61,6 +64,21 @@ async def test_long_results_are_announced(listing: list[dict[str, Any]]) -> None
     said = {each["name"]: each["_meta"] for each in listing if "_meta" in each}
     assert set(said) == {"pool_execute", "pool_distribute", "pool_task", "pool_search"}
     assert all(meta == {"anthropic/maxResultSizeChars": 40_000} for meta in said.values())
+
+
+@pytest.mark.anyio
+async def test_a_client_may_be_told_to_ask_by_itself(open_router: Any) -> None:
+    """Only where we would ask; and then we do not, for one prompt is enough."""
+    async with open_router(mcp_confirm="client") as router:
+        bound = router.bound(Caller(kind="mcp"))
+        async with Client(session_transport(bound, {})) as client:
+            listed = (await client.list_tools()).tools
+            await client.call_tool("pool_register", {"name": "extra", "type": "local"})
+            closed = await client.call_tool("pool_close", {"name": "extra"})
+    marked = {each.name for each in listed if (each.meta or {}).get("anthropic/requiresUserInteraction")}
+    assert marked == {name for name, tool in TOOLS.items() if tool.question}
+    assert marked >= {name for name, tool in TOOLS.items() if tool.effect == "destroy"}
+    assert not closed.is_error
 
 
 def test_descriptions_are_short_and_begin_with_what_the_tool_does() -> None:
