@@ -22,7 +22,7 @@ from machine import CONSOLE, machine_of
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from parts import require, require_file
-from test_http import Server
+from served import Server
 
 from mcp_pools.tool import TOOLS
 

@@ -16,9 +16,9 @@ from long_job import KINDS, run_jobs
 from machine import Machine
 from mcp import Client
 from mcp.shared.exceptions import MCPError
+from served import Server
 from tasks_client import Tasks, ask, ended, start
 from test_end_to_end import call, machine  # noqa: F401
-from test_http import Server, environment, serve  # noqa: F401
 
 pytestmark = pytest.mark.anyio
 LIMIT = 3.0
