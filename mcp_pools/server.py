@@ -33,6 +33,7 @@ from mcp_types import (
     CallToolRequestParams,
     ListToolsResult,
     PaginatedRequestParams,
+    SetLevelRequestParams,
     ToolAnnotations,
 )
 from mcp_types import Tool as ListedTool
@@ -43,6 +44,7 @@ from mcp_pools.completions import complete
 from mcp_pools.confirmation import boundary, question_to_ask
 from mcp_pools.doors.peer import OpenCalls, PeerReader, PeerWriter
 from mcp_pools.errors import PoolsError, nearest
+from mcp_pools.event_messages import set_level
 from mcp_pools.prompts import get_prompt, list_prompts
 from mcp_pools.resources import list_resources, list_templates, read_resource
 from mcp_pools.selection import select_tools
@@ -168,6 +170,8 @@ def new_server(home: Path) -> Server[Session]:
     # Not `on_call_tool`: a handler registered like this may answer in wire form, which
     # spares each call the building and dumping of a result model.
     server.add_request_handler("tools/call", CallToolRequestParams, _call_tool)
+    # Not a constructor's argument: the SDK warns that the era of 2026 has no such request.
+    server.add_request_handler("logging/setLevel", SetLevelRequestParams, set_level)
     server.middleware.append(_as_requested)
     server.middleware.append(boundary(home))
     TasksExtension(PoolTasks(_outcome)).install(server)

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import anyio
 from mcp.server.context import ServerRequestContext
@@ -47,7 +47,16 @@ MOST_ADDRESSES: Final = 1000
 """Of one connection, or one stream."""
 MOST_STREAMS: Final = 1000
 _ROWS: Final = 1000
-_KEY: Final = "mcp_pools.subscriptions"
+
+
+class Ending(Protocol):
+    """Something that ends with its connection."""
+
+    async def end(self) -> None:
+        """The connection is over."""
+
+
+Kept = TypeVar("Kept", bound=Ending)
 
 
 async def topic(router: Router, uri: str) -> str:
@@ -214,10 +223,15 @@ async def unsubscribe(ctx: ServerRequestContext[Session], params: UnsubscribeReq
 
 
 def _of(ctx: ServerRequestContext[Session]) -> _Subscribed:
+    return of_connection(ctx, "mcp_pools.subscriptions", _Subscribed)
+
+
+def of_connection(ctx: ServerRequestContext[Session], key: str, make: Callable[[], Kept]) -> Kept:
+    """What is kept for as long as a connection of the 2025 era lasts; made when it is first asked for."""
     # The SDK hands handlers the connection's state and its end in no public way.
     connection: Any = ctx.session._connection
-    if _KEY not in connection.state:
-        connection.state[_KEY] = _Subscribed()
-        connection.exit_stack.push_async_callback(connection.state[_KEY].end)
-    subscribed: _Subscribed = connection.state[_KEY]
-    return subscribed
+    if key not in connection.state:
+        connection.state[key] = make()
+        connection.exit_stack.push_async_callback(connection.state[key].end)
+    kept: Kept = connection.state[key]
+    return kept

@@ -37,7 +37,7 @@ LAYERS = {
     "formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
     "completion reference answers type_listing resources subscriptions prompts completions http_address "
-    "http_server http_door http_guard issuer token_file tokens",
+    "http_server http_door http_guard issuer token_file tokens event_store event_messages",
     8: "owner",
     9: "__init__ __main__ foreground",
 }

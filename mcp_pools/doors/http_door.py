@@ -21,13 +21,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp.server.lowlevel import Server
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from mcp_pools.doors.event_store import ResumableSessions
 from mcp_pools.doors.http_address import Address, authority, host_names, origins
 from mcp_pools.doors.http_guard import ENVELOPE_BYTES, METADATA_PATH, Guard, Refused
 from mcp_pools.doors.http_server import HttpServer
@@ -59,10 +59,10 @@ class McpEndpoint:
         self._guard = guard
         self._router: Router | None = None
         self._requests = 0
-        self._server = new_server(settings.home)
-        self._server.lifespan = self._lifespan
-        self._sessions = StreamableHTTPSessionManager(
-            self._server,
+        self.server = new_server(settings.home)
+        self.server.lifespan = self._lifespan
+        self._sessions = ResumableSessions(
+            self.server,
             security_settings=TransportSecuritySettings(
                 allowed_hosts=host_names(address, [*settings.http_allowed_hosts, *authority(guard.url)]),
                 allowed_origins=origins(address, settings.http_allowed_origins),
@@ -129,14 +129,14 @@ class HttpDoor:
         self._drain_seconds = settings.http_drain_seconds
         self._tokens = tokens(settings, address)
         self._guard = Guard(address, settings, flags, self._tokens)
-        self._mcp = McpEndpoint(address, settings, self._guard)
+        self.mcp = McpEndpoint(address, settings, self._guard)
         self._server = HttpServer(self.application())
 
     def application(self) -> Starlette:
         """The routes."""
         return Starlette(
             routes=[
-                Route("/mcp", self._mcp),
+                Route("/mcp", self.mcp),
                 Route(METADATA_PATH, self._guard.metadata, methods=["GET"]),
                 Route(f"{METADATA_PATH}/{{path:path}}", self._guard.metadata, methods=["GET"]),
                 Route("/healthz", _alive, methods=["GET"]),
@@ -149,7 +149,7 @@ class HttpDoor:
         """Open a router and serve it; answer already while it opens and still while it leaves."""
         serving = asyncio.create_task(self._server.serve(sockets=[self._listening]))
         try:
-            async with opening as router, self._mcp.admit(router):
+            async with opening as router, self.mcp.admit(router):
                 try:
                     yield router
                 finally:
@@ -173,7 +173,7 @@ class HttpDoor:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _ready(self, request: Request) -> Response:
-        why = self._mcp.unready()
+        why = self.mcp.unready()
         return PlainTextResponse(f"{why or 'Ready.'}\n", 503 if why else 200)
 
 

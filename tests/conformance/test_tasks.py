@@ -13,9 +13,9 @@ from typing import Any
 
 import anyio
 import pytest
+from conformance_suite import ending, run, verdict
 from mcp import Client
 from mcp_types import HEADER_MISMATCH
-from parts import require
 from tasks_client import Tasks, ask, ended, listen, start
 from waiting import until
 
@@ -41,32 +41,18 @@ def port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         number: int = free.getsockname()[1]
     server = Path(__file__).with_name("server.py")
-    process = subprocess.Popen([sys.executable, str(server), str(number)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert "listening" in process.stdout.readline()
-    yield number
-    process.terminate()
-    process.wait(10)
-    process.stdout.close()
+    command = [sys.executable, str(server), str(number)]
+    with ending(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
+        assert process.stdout is not None
+        assert "listening" in process.stdout.readline()
+        yield number
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_official_suite_passes(port: int, scenario: str, tmp_path: Path) -> None:
     """Every check of every scenario, with nothing expected to fail."""
-    suite = require(
-        "conformance", "npm install -g @modelcontextprotocol/conformance@0.2.0-alpha.12 (Node 22)"
-    )
-    url = f"http://127.0.0.1:{port}/mcp"
-    done = subprocess.run(
-        [suite, "server", "--url", url, "--scenario", f"tasks-{scenario}", "-o", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    [checks] = tmp_path.rglob("checks.json")
-    statuses = [each["status"] for each in json.loads(checks.read_text())]
-    assert "SUCCESS" in statuses and set(statuses) <= {"SUCCESS", "INFO"}
+    [checks] = run(f"http://127.0.0.1:{port}/mcp", tmp_path, "--scenario", f"tasks-{scenario}").values()
+    assert verdict(checks) == ""
 
 
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
