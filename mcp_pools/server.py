@@ -268,8 +268,12 @@ async def _agreed(
     """Run the tool, once its human agrees; else what asks them."""
     try:
         question = await question_to_ask(ctx, params, tool, router)
+    except MCPError:
+        raise
     except PoolsError as refused:
         return _refusal(refused)
+    except Exception:
+        return _masked(tool)
     return question or await _outcome(tool, router, params.arguments or {})
 
 
@@ -281,12 +285,15 @@ async def _outcome(tool: Tool, router: Router, arguments: dict[str, Any]) -> dic
     except PoolsError as refused:
         return _refusal(refused)
     except Exception:
-        reference = secrets.token_hex(4)
-        log.exception("%s failed (reference %s)", tool.name, reference)
-        masked = (
-            f"mcp-pools failed inside {tool.name} (reference {reference}); the owner's log has the details."
-        )
-        return _wire(None, masked, is_error=True)
+        return _masked(tool)
+
+
+def _masked(tool: Tool) -> dict[str, Any]:
+    """The answer to what was not foreseen; called while it is handled."""
+    reference = secrets.token_hex(4)
+    log.exception("%s failed (reference %s)", tool.name, reference)
+    masked = f"mcp-pools failed inside {tool.name} (reference {reference}); the owner's log has the details."
+    return _wire(None, masked, is_error=True)
 
 
 def _wire(
