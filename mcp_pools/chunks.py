@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -40,6 +42,21 @@ def whole_chunk(row: TaskRow, ended: Ended) -> Ended:
         return replace(ended, code=None, message="", result=_encoded(outcomes))
     worst = next((each for each in failed if each.code not in NEVER_RETRIED), failed[0])
     return replace(ended, code=worst.code, message=worst.message, result=_encoded(outcomes))
+
+
+def failures(row: TaskRow) -> Mapping[str, int]:
+    """Why a task that has ended failed, by code; of a chunk, why each of its items did.
+
+    What was cancelled has not failed.
+    """
+    if row.items is None or row.result is None:
+        code = None if row.error is None else str(json.loads(row.error)["code"])
+        return {} if code is None or code == "cancelled" else {code: row.items or 1}
+    if row.error is None and _FAILED not in row.result:
+        return {}
+    outcomes = json.loads(row.result)["items"]
+    codes = (item_error(each["error"]).code for each in outcomes if each.get("error") is not None)
+    return Counter(code for code in codes if code != "cancelled")
 
 
 def still_to_do(payload: bytes, result: bytes) -> bytes:

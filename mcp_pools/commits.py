@@ -9,25 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mcp_pools import telemetry
 from mcp_pools.errors import PoolsError
 from mcp_pools.store import Change, Store, Update, Updates
+from mcp_pools.telemetry import Meters
 
 Following = tuple[Update, Callable[[], None]]
 """A change, and what follows once it is on disk."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What is counted since the router opened."""
-
-    fenced_writes: int = 0
-    """Words of an older launch, or about a task that had ended: dropped."""
-    retries: int = 0
-    store_errors: int = 0
 
 
 class Commits:
@@ -36,12 +27,14 @@ class Commits:
     `overruled` is told of a task whose update the store refused: somebody else ended it.
     """
 
-    def __init__(self, store: Store, overruled: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self, store: Store, overruled: Callable[[str], Coroutine[Any, Any, None]], meters: Meters
+    ) -> None:
         self._store = store
+        self._meters = meters
         self._overruled = overruled
         self._background: set[asyncio.Task[None]] = set()
         self._turn: list[Following] = []
-        self.counters = Counters()
 
     def after(self, change: Update, then: Callable[[], None]) -> None:
         """Hand a task's change over and, once it is on disk, call `then` on the event loop.
@@ -57,11 +50,12 @@ class Commits:
         turn, self._turn = self._turn, []
         changes = [change for change, _ in turn]
         together = Updates(changes) if len(changes) > 1 else changes[0]
-        self._store.commit(together).add_done_callback(partial(self._answered, turn))
+        self._store.commit(together).add_done_callback(partial(self._answered, turn, time.perf_counter()))
 
-    def _answered(self, turn: Sequence[Following], future: asyncio.Future[bool]) -> None:
+    def _answered(self, turn: Sequence[Following], began: float, future: asyncio.Future[bool]) -> None:
         if future.cancelled():
             return
+        self._meters.observe(telemetry.COMMIT_SECONDS, time.perf_counter() - began)
         if future.exception() is None and future.result():
             for _, then in turn:
                 then()
@@ -78,21 +72,23 @@ class Commits:
         if kept:
             then()
         else:
-            self.counters.fenced_writes += 1
+            self._meters.add(telemetry.FENCED)
             self.spawn(self._overruled(change.row.task_id))
 
     async def landed(self, change: Change, patience: float = 2.0) -> bool:
         """Hand a change over until it is answered; after `patience` seconds of errors, raise the last."""
         delay, deadline = 0.05, time.monotonic() + patience
         while True:
+            began = time.perf_counter()
             try:
                 return await self._store.commit(change)
             except (PoolsError, OSError) as error:
-                self.counters.store_errors += 1
                 if isinstance(error, PoolsError) and not error.retryable:
                     raise
                 if time.monotonic() + delay > deadline:
                     raise
+            finally:
+                self._meters.observe(telemetry.COMMIT_SECONDS, time.perf_counter() - began)
             await asyncio.sleep(delay)
             delay = min(delay * 2, 5.0)
 

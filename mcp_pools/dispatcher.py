@@ -20,10 +20,12 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from mcp_pools import telemetry
 from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Returned, Slot, Started
 from mcp_pools.balancing import Balancing
 from mcp_pools.chunks import still_to_do, whole_chunk
 from mcp_pools.commits import Commits
+from mcp_pools.counting import count_end, count_workers
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Progress
 from mcp_pools.moves import Moves
@@ -46,7 +48,8 @@ class Dispatcher:
 
     def __init__(self, registry: Registry, intake: Intake, rng: random.Random) -> None:
         self.tasks: dict[str, LiveTask] = {}
-        self.commits = Commits(registry.store, self._overruled)
+        self.meters = registry.meters
+        self.commits = Commits(registry.store, self._overruled, self.meters)
         self._registry = registry
         self._intake = intake
         self._rng = rng
@@ -63,6 +66,7 @@ class Dispatcher:
     def choose(self, row: TaskRow) -> LivePool:
         """The pool that should take a task; raises `PoolsError` when none may."""
         fleet, key = self._registry.fleet, row.affinity_key
+        began = time.perf_counter()
         affine = row.strategy == "affinity" and key is not None
         known = fleet.home(key or "") if affine else None
         chosen = fleet.choose(
@@ -73,6 +77,8 @@ class Dispatcher:
             affinity_key=key,
             avoid=row.pool if row.attempt else None,
         )
+        self.meters.observe(telemetry.ROUTING_SECONDS, time.perf_counter() - began)
+        self.meters.add(telemetry.DECISIONS, row.strategy, chosen)
         if affine and fleet.home(key or "") != known:
             self.commits.unwatched(PutAffinity(key or "", fleet.home(key or "") or chosen))
         return self._registry.pools[chosen]
@@ -102,6 +108,7 @@ class Dispatcher:
         if not kept:
             self._drop(pool, live)
             return None
+        self.meters.add(telemetry.SUBMITTED, pool.name, row.task_type)
         if slots:
             self._launch(pool, live)
         else:
@@ -262,6 +269,9 @@ class Dispatcher:
 
     def _launch(self, pool: LivePool, live: LiveTask) -> None:
         """The task is on disk as running: run it, unless somebody has changed their mind."""
+        if live.row.launch == 1:
+            waited = (live.row.started_at or 0.0) - live.row.created_at
+            self.meters.observe(telemetry.QUEUE_SECONDS, waited, pool.name)
         if live.cancelling:
             self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message=live.why_cancelled))
         elif live.row.task_type not in self._intake.task_types:
@@ -304,9 +314,10 @@ class Dispatcher:
         elif isinstance(event, Ended):
             self._ended(pool, event)
         elif isinstance(event, Changed):
+            count_workers(self.meters, pool)
             self.stir(pool)
         elif (live := pool.running.get(event.attempt_id)) is None:
-            self.commits.counters.fenced_writes += 1
+            self.meters.add(telemetry.FENCED)
         elif isinstance(event, Started):
             live.row.started_at = event.at
         elif isinstance(event, Printed):
@@ -327,7 +338,7 @@ class Dispatcher:
     def _ended(self, pool: LivePool, ended: Ended) -> None:
         live = self._gone(pool, ended.attempt_id)
         if live is None:
-            self.commits.counters.fenced_writes += 1
+            self.meters.add(telemetry.FENCED)
             return
         self._freed(pool)
         ended = self._intake.within_limits(self._interrupted(ended))
@@ -372,7 +383,7 @@ class Dispatcher:
     def _retry(self, pool: LivePool, live: LiveTask, delay: float, ended: Ended) -> None:
         """Another attempt, elsewhere if it may."""
         row = live.row
-        self.commits.counters.retries += 1
+        self.meters.add(telemetry.RETRIES, pool.name)
         row.status = step(row.task_id, row.status, "retry")
         row.not_before = time.time() + delay if delay else None
         row.error = live.masked(error_bytes(ended))
@@ -414,6 +425,7 @@ class Dispatcher:
 
     def _finished(self, live: LiveTask) -> None:
         self.tasks.pop(live.task_id, None)
+        count_end(self.meters, live.row)
         live.wake()
         if live.whole is not None:
             live.whole.ended_part(live)

@@ -15,12 +15,14 @@ import json
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mcp_pools import plugins
+from mcp_pools import plugins, telemetry
+from mcp_pools.counting import count_end
 from mcp_pools.dispatcher import AT_ONCE, Dispatcher
 from mcp_pools.distribution import FOLDS, Outcome, chunk_size, fold, place, split, verdict
 from mcp_pools.errors import PoolsError
@@ -92,13 +94,18 @@ class Distributor:
 
         parts = await beside(judged, request.payload.get("items"))
         pools = self._candidates(request, selector)  # once more: time has passed
+        meters = self._dispatcher.meters
         if request.strategy == "broadcast":
             parts = replace(parts, payloads=parts.payloads * len(pools), items=parts.items * len(pools))
             places = [pool.name for pool in pools]
         else:
             rooms = [self._dispatcher.balancing.room(pool) for pool in pools]
+            began = time.perf_counter()
             places = place(request.strategy, rooms, len(parts.payloads), self._rng)
+            meters.observe(telemetry.ROUTING_SECONDS, time.perf_counter() - began)
             self._registry.fleet.placed(places)
+        for name, parts_there in Counter(places).items():
+            meters.add(telemetry.DECISIONS, request.strategy, name, amount=parts_there)
         row = self._row(request, wanted, caller, parts)
         common = self._intake.common(request, caller) | {"selector": selector}
         rows = await beside(lambda: self._rows(row, common, parts, places), parts.payloads)
@@ -175,11 +182,20 @@ class Distributor:
         if not kept:
             return None
         self.living[whole.distribution_id] = whole
+        self._count(rows)
         self._dispatcher.tasks.update((part.task_id, part) for part in parts)
         self._dispatcher.commits.spawn(self._dispatcher.enqueue_all(parts))
         if not parts:
             self._all_ended(whole)
         return whole
+
+    def _count(self, rows: Sequence[TaskRow]) -> None:
+        """Parts are on disk, those that failed before they began, too."""
+        for (pool, task_type), number in Counter((row.pool or "", row.task_type) for row in rows).items():
+            self._dispatcher.meters.add(telemetry.SUBMITTED, pool, task_type, amount=number)
+        for row in rows:
+            if row.finished_at is not None:
+                count_end(self._dispatcher.meters, row)
 
     def _whole(self, row: DistributionRow, parts: list[LiveTask]) -> LiveDistribution:
         return LiveDistribution(row, parts, self._all_ended, self._one_failed)

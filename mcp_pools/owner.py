@@ -16,8 +16,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from mcp_pools import __version__
@@ -29,6 +29,7 @@ from mcp_pools.errors import PoolsError, exit_code
 from mcp_pools.home import Home
 
 if TYPE_CHECKING:
+    from mcp_pools.router import Router
     from mcp_pools.settings import Settings
 
 _HELLO_SECONDS: Final = 10.0
@@ -243,14 +244,21 @@ def product(home: Home, config: str | None) -> Composition:
 
 def composed(settings: Settings) -> Composition:
     """The real parts, configured."""
-    from mcp_pools.router import Router
-
     return Composition(
-        open_router=lambda: Router.open(settings, lock=False),
+        open_router=lambda: _opened(settings),
         sessions=product_sessions(),
         idle_seconds=settings.owner_idle_seconds,
         admit=admit,
     )
+
+
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[Router]:
+    from mcp_pools.doors.metrics_door import metrics_out
+    from mcp_pools.router import Router
+
+    async with Router.open(settings, lock=False) as router, metrics_out(settings, router):
+        yield router
 
 
 def main(

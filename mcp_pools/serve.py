@@ -28,6 +28,8 @@ def main(argv: list[str]) -> int:
     With `--http` this process becomes an owner that serves HTTP, and does not return.
     """
     given = parser().parse_args(argv)
+    if given.metrics:
+        os.environ["MCP_POOLS_METRICS_ADDRESS"] = given.metrics  # which an owner keeps, however it is started
     if given.http:
         os.execv(sys.executable, [sys.executable, "-P", "-m", "mcp_pools.foreground", *argv])  # noqa: S606
     from mcp_pools import bridge
@@ -83,6 +85,12 @@ def parser() -> argparse.ArgumentParser:
         const=_HTTP,
         type=_address,
         help=f"Serve HTTP here instead, in the foreground, at /mcp; without a value at {_HTTP}.",
+    )
+    made.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        type=_address,
+        help="The owner that this starts serves metrics for Prometheus here, at /metrics.",
     )
     made.add_argument("--config", metavar="FILE", help="Configuration to use instead of the user's own.")
     made.add_argument("--read-only", action="store_true", help="Offer only the tools that change nothing.")

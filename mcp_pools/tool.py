@@ -9,6 +9,7 @@ them. Importing a tool costs neither pydantic nor asyncio: schemas are built whe
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -150,6 +151,24 @@ class Tool:
         Raises:
             PoolsError: the call was refused; nothing was changed.
         """
+        from mcp_pools.telemetry import TOOL_SECONDS
+
+        began, outcome = time.perf_counter(), "cancelled"
+        try:
+            answer = await self._answer(router, arguments)
+            outcome = "ok"
+        except PoolsError:
+            outcome = "refused"
+            raise
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            router.registry.meters.observe(TOOL_SECONDS, seconds, self.name, outcome)
+        return answer
+
+    async def _answer(self, router: Router, arguments: dict[str, Any]) -> dict[str, Any]:
         given = self.check(arguments)
         defaults = {name: value for name, value in router.defaults.items() if name in self._names}
         outcome = await self.function(router, **{**defaults, **given})

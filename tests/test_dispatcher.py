@@ -11,7 +11,7 @@ import pytest
 from stores.faults import Unlucky
 from waiting import until
 
-from mcp_pools import Router
+from mcp_pools import Router, telemetry
 from mcp_pools.adapter import Ended, Printed, Returned
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Task
@@ -151,7 +151,7 @@ async def test_a_failed_attempt_is_followed_by_another_if_there_is_one(router: R
     """Whether the task raised or took its worker down."""
     task = await pool_execute(router, task_type=kind, payload={"attempt": 2}, max_attempts=2)
     assert (task.status, task.result, task.attempt, task.error) == ("completed", 2, 2, None)
-    assert router.dispatcher.commits.counters.retries == 1
+    assert router.registry.meters.total(telemetry.RETRIES) == 1
 
 
 @pytest.mark.parametrize(("kind", "code"), [("fail-until", "task_error"), ("die-until", "worker_lost")])
@@ -255,14 +255,14 @@ async def test_the_last_words_of_an_old_attempt_change_nothing_and_are_counted(
 ) -> None:
     """While the next attempt runs, and after it has ended."""
     pool = router.registry.pools["local"]
-    counters = router.dispatcher.commits.counters
+    meters = router.registry.meters
     task = await pool_execute(router, **gate.task, max_attempts=2, timeout=20, wait=False)
     await gate.entered()
     live = router.dispatcher.tasks[task.task_id]
     old = replace(live.row)
     router.dispatcher.heard(pool, Ended(old.attempt_id, "worker_lost", message="gone"))
     await gate.entered(2)
-    before = counters.fenced_writes
+    before = meters.total(telemetry.FENCED)
     words = [
         Ended(old.attempt_id, None, b'"stale"'),
         Ended(old.attempt_id, "task_error", message="stale"),
@@ -271,7 +271,7 @@ async def test_the_last_words_of_an_old_attempt_change_nothing_and_are_counted(
     ]
     for word in words:
         router.dispatcher.heard(pool, word)
-    assert counters.fenced_writes == before + len(words)
+    assert meters.total(telemetry.FENCED) == before + len(words)
     gate.open()
     end = await finished(router, task)
     assert (end.status, end.result, end.attempt, end.output_tail) == ("completed", 2, 2, None)
@@ -291,7 +291,7 @@ async def test_a_task_that_the_store_knows_as_ended_is_ended(router: Router, gat
     gate.open()
     end = await finished(router, task)
     assert (end.status, end.error.code) == ("failed", "interrupted")
-    assert router.dispatcher.commits.counters.fenced_writes == 1
+    assert router.registry.meters.total(telemetry.FENCED) == 1
 
 
 async def test_a_launch_that_never_started_goes_back_and_costs_nothing(router: Router) -> None:

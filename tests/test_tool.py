@@ -12,6 +12,7 @@ import pytest
 from annotated_types import Ge
 
 from mcp_pools.errors import PoolsError
+from mcp_pools.telemetry import Meters
 from mcp_pools.tool import TOOLS, Tool, slim
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ SAMPLE = Tool(name="pool_sample", title="Sample", function=sample, effect="write
 
 def a_router(**defaults: Any) -> Any:
     """All of a router that `invoke` itself looks at."""
-    return SimpleNamespace(defaults=defaults)
+    return SimpleNamespace(defaults=defaults, registry=SimpleNamespace(meters=Meters()))
 
 
 def test_parameters_are_the_signature_without_the_router() -> None:

@@ -60,28 +60,29 @@ class Address(NamedTuple):
         return f"http://{self.authority}/mcp"
 
 
-def listen(address: Address, *, guarded: bool = False) -> socket.socket:
+def listen(address: Address, *, guarded: bool = False, flag: str = "--http") -> socket.socket:
     """A socket that listens there, and there alone.
 
     Args:
         guarded: clients need tokens; else the host must be a loopback address.
+        flag: what named the address.
 
     Raises:
         PoolsError: `not_allowed`: others could reach it unasked; `conflict`: the port is taken;
             `invalid_payload`: there is no such host, or it may not be used.
     """
-    family, host = _resolved(address)
+    family, host = _resolved(address, flag)
     if not guarded and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
         raise PoolsError(
             "not_allowed",
-            f"--http {address.authority} can be reached from other machines, and nobody said who may use it.",
+            f"{flag} {address.authority} can be reached from other machines, and nobody said who may use it.",
             "Set auth.tokens_file or auth.issuer in the configuration file (docs/authorization.md), or "
             f"listen on {DEFAULT_HOST}:{address.port}.",
         )
     try:
         listening = socket.create_server((host, address.port), family=family, backlog=_BACKLOG)
     except OSError as failure:
-        raise _not_bound(address, failure) from failure
+        raise _not_bound(address, flag, failure) from failure
     # Its connections inherit this. Without it an answer's second packet waits 40 ms for the client's
     # acknowledgement of the first; asyncio sets it for sockets alone that it made itself.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -114,28 +115,28 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _resolved(address: Address) -> tuple[socket.AddressFamily, str]:
+def _resolved(address: Address, flag: str) -> tuple[socket.AddressFamily, str]:
     """The numeric address to bind; where a name has several, the first of IPv4."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise PoolsError(
             "invalid_payload",
-            f"--http names the host {address.host!r}, which has no address here.",
+            f"{flag} names the host {address.host!r}, which has no address here.",
             f"Use {DEFAULT_HOST}, or another address of this machine.",
         ) from None
     family, *_, place = min(found, key=lambda each: each[0] != socket.AF_INET)
     return family, str(place[0])
 
 
-def _not_bound(address: Address, failure: OSError) -> PoolsError:
+def _not_bound(address: Address, flag: str, failure: OSError) -> PoolsError:
     if failure.errno == errno.EADDRINUSE:
         return PoolsError(
             "conflict",
             f"{address.authority} is in use by another process.",
-            "Give --http another port, or end that process.",
+            f"Give {flag} another port, or end that process.",
         )
     why = os.strerror(failure.errno) if failure.errno else str(failure)
     return PoolsError(
-        "invalid_payload", f"--http {address.authority} cannot be used: {why}.", "Give another address."
+        "invalid_payload", f"{flag} {address.authority} cannot be used: {why}.", "Give another address."
     )

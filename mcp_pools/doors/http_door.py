@@ -31,6 +31,7 @@ from mcp_pools.doors.event_store import ResumableSessions
 from mcp_pools.doors.http_address import Address, authority, host_names, origins
 from mcp_pools.doors.http_guard import ENVELOPE_BYTES, METADATA_PATH, Guard, Refused
 from mcp_pools.doors.http_server import HttpServer
+from mcp_pools.doors.metrics_door import PATH, MetricsEndpoint
 from mcp_pools.doors.tokens import tokens
 from mcp_pools.models import Caller
 from mcp_pools.server import Session, new_server
@@ -130,6 +131,7 @@ class HttpDoor:
         self._tokens = tokens(settings, address)
         self._guard = Guard(address, settings, flags, self._tokens)
         self.mcp = McpEndpoint(address, settings, self._guard)
+        self._metrics = MetricsEndpoint()
         self._server = HttpServer(self.application())
 
     def application(self) -> Starlette:
@@ -137,6 +139,7 @@ class HttpDoor:
         return Starlette(
             routes=[
                 Route("/mcp", self.mcp),
+                Route(PATH, self._metrics_if_known, methods=["GET"]),
                 Route(METADATA_PATH, self._guard.metadata, methods=["GET"]),
                 Route(f"{METADATA_PATH}/{{path:path}}", self._guard.metadata, methods=["GET"]),
                 Route("/healthz", _alive, methods=["GET"]),
@@ -149,7 +152,7 @@ class HttpDoor:
         """Open a router and serve it; answer already while it opens and still while it leaves."""
         serving = asyncio.create_task(self._server.serve(sockets=[self._listening]))
         try:
-            async with opening as router, self.mcp.admit(router):
+            async with opening as router, self.mcp.admit(router), self._metrics.of(router):
                 try:
                     yield router
                 finally:
@@ -171,6 +174,14 @@ class HttpDoor:
         until = time.monotonic() + self._drain_seconds
         while any(pool.running for pool in router.registry.pools.values()) and time.monotonic() < until:
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _metrics_if_known(self, request: Request) -> Response:
+        """The metrics, for whoever may read."""
+        try:
+            await self._guard.reader(request)
+        except Refused as refused:
+            return refused.response
+        return await self._metrics.answer(request)
 
     async def _ready(self, request: Request) -> Response:
         why = self.mcp.unready()

@@ -93,6 +93,13 @@ class Guard:
             raise Refused(JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, 400)) from None
         return receive
 
+    async def reader(self, request: Request) -> None:
+        """Raises `Refused` unless whoever asks may read."""
+        token = await self._known(request)
+        if token is not None and READ not in covered(token.scopes):
+            said = f"This needs the scope {READ}."
+            raise Refused(self._challenge(403, said, error="insufficient_scope", scope=READ))
+
     def _session(
         self, request: Request, router: Router, token: AccessToken | None, scopes: frozenset[str]
     ) -> Session:

@@ -1,0 +1,312 @@
+"""Metrics: what is counted agrees with the store, and what is served is what the contract names."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machine import machine_of
+from mcp import Client
+from prometheus_client.parser import text_string_to_metric_families
+from served import CONSOLE, Server
+from transports import session_transport
+from waiting import until
+
+from mcp_pools import Router, telemetry
+from mcp_pools.exposition import Exposition
+from mcp_pools.telemetry import METRICS, MOST_SERIES, OTHER, Counter, Histogram
+from mcp_pools.tools import (
+    pool_cancel,
+    pool_close,
+    pool_distribute,
+    pool_execute,
+    pool_register,
+    pool_scale,
+    pool_stats,
+    pool_task,
+)
+
+CONTRACT = {
+    "mcp_pools_pools": {"status"},
+    "mcp_pools_pool_status": {"pool", "pool_type"},
+    "mcp_pools_workers": {"pool", "pool_type", "state"},
+    "mcp_pools_queue_size": {"pool"},
+    "mcp_pools_oldest_queued_seconds": {"pool"},
+    "mcp_pools_tasks_submitted": {"pool", "task_type"},
+    "mcp_pools_tasks": {"pool", "pool_type", "task_type", "status"},
+    "mcp_pools_task_duration_seconds": {"pool", "task_type"},
+    "mcp_pools_task_queue_seconds": {"pool"},
+    "mcp_pools_errors": {"pool", "code"},
+    "mcp_pools_retries": {"pool"},
+    "mcp_pools_pool_memory_bytes": {"pool"},
+    "mcp_pools_routing_decisions": {"strategy", "pool"},
+    "mcp_pools_routing_duration_seconds": set(),
+    "mcp_pools_scaling_events": {"pool", "direction"},
+    "mcp_pools_store_commit_seconds": set(),
+    "mcp_pools_fenced_writes": set(),
+    "mcp_pools_breaker_state": {"pool"},
+    "mcp_pools_tool_duration_seconds": {"tool", "outcome"},
+}
+"""The names and labels that dashboards rely on; a counter's samples end with `_total`."""
+
+Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+def read(text: str) -> Samples:
+    """Every sample by its name and labels."""
+    samples: Samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return samples
+
+
+def total(samples: Samples, name: str, **labels: str) -> float:
+    """The sum of a metric's series with these labels."""
+    series = samples.get(name, {})
+    return sum(value for key, value in series.items() if labels.items() <= dict(key).items())
+
+
+async def looked(router: Router) -> Samples:
+    """A router's metrics, as Prometheus would read them."""
+    exposition = Exposition(router)
+    try:
+        return read((await exposition.text()).decode())
+    finally:
+        await exposition.aclose()
+
+
+async def mixed_load(router: Router, gate: Any) -> None:
+    """Successes, failures, a cancel, a timeout, retries, a killed worker, a resize, distributions."""
+    await pool_register(router, name="a", type="local", max_workers=2)
+    await pool_register(router, name="b", type="local", max_workers=1)
+    for number in range(5):
+        await pool_execute(router, task_type="echo", payload={"n": number})
+    await pool_execute(router, task_type="compute", payload={"expression": "1 / 0"})
+    await pool_execute(router, task_type="sleep", payload={"seconds": 30}, timeout=0.05)
+    await pool_execute(router, task_type="fail-until", payload={"attempt": 2}, max_attempts=2)
+    await pool_execute(router, task_type="die-until", payload={"attempt": 2}, max_attempts=2)
+    holding = await pool_execute(router, **gate.task, pool="b", wait=False)
+    await gate.entered()
+    waiting = await pool_execute(router, task_type="echo", payload={}, pool="b", wait=False)
+    assert (await pool_cancel(router, waiting.task_id)).cancelled
+    gate.open()
+    await pool_task(router, holding.task_id, wait_seconds=20)
+    await pool_scale(router, "a", 1)
+    divided = {"expression": "10 / x", "items": [1, 0, 2, 0, 0]}
+    await pool_distribute(router, task_type="compute", payload=divided, chunk_size=2)
+    await pool_distribute(router, task_type="compute", payload=divided, chunk_size=1)
+
+
+@pytest.mark.anyio
+async def test_what_is_counted_is_what_the_store_holds(router: Router, gate: Any) -> None:
+    """By pool, type and status, after everything that can happen to a task."""
+    await mixed_load(router, gate)
+    samples = await looked(router)
+    stats = await pool_stats(router, by_type=True)
+    for status in ("completed", "failed", "cancelled", "timed_out"):
+        assert total(samples, "mcp_pools_tasks_total", status=status) == stats.totals.statuses.get(
+            status, 0
+        ), status
+    for name, figures in stats.pools.items():
+        assert total(samples, "mcp_pools_tasks_total", pool=name) == figures.tasks
+    submitted = total(samples, "mcp_pools_tasks_submitted_total")
+    assert submitted == total(samples, "mcp_pools_tasks_total") > 15
+    assert total(samples, "mcp_pools_retries_total") == 2
+    # One task alone, one whose time was over, and the items of both distributions.
+    assert total(samples, "mcp_pools_errors_total", code="task_error") == 1 + 3 + 3
+    assert total(samples, "mcp_pools_errors_total", code="timeout") == 1
+    assert total(samples, "mcp_pools_errors_total", code="cancelled") == 0
+    # The one that was cancelled may have been handed to its worker, to wait there.
+    assert total(samples, "mcp_pools_task_queue_seconds_count") in (submitted - 1, submitted)
+    assert total(samples, "mcp_pools_task_duration_seconds_count") in (submitted - 1, submitted)
+    assert total(samples, "mcp_pools_scaling_events_total", direction="up") >= 3
+    assert total(samples, "mcp_pools_scaling_events_total", direction="down") >= 1
+    assert total(samples, "mcp_pools_routing_decisions_total", strategy="round_robin") == 3 + 5
+    assert total(samples, "mcp_pools_store_commit_seconds_count") > 0
+
+
+@pytest.mark.anyio
+async def test_names_and_labels_are_the_contracts(router: Router, gate: Any) -> None:
+    """Every metric is there once something has happened, with its labels and no others."""
+    await mixed_load(router, gate)
+    async with Client(session_transport(router, {}), mode="auto") as client:
+        await client.call_tool("pool_list", {})
+    exposition = Exposition(router)
+    text = (await exposition.text()).decode()
+    await exposition.aclose()
+    found = {
+        family.name: set.union(*(set(sample.labels) for sample in family.samples)) - {"le"}
+        for family in text_string_to_metric_families(text)
+    }
+    assert found == CONTRACT
+    assert {metric.name.removesuffix("_total"): set(metric.labels) for metric in METRICS} == CONTRACT
+    assert all(metric.help for metric in METRICS)
+
+
+@pytest.mark.anyio
+async def test_gauges_say_how_things_stand(router: Router, gate: Any) -> None:
+    """Busy workers, a queue and its oldest task; a pool that is closed has no gauges any more."""
+    await pool_register(router, name="a", type="local", max_workers=1)
+    await pool_execute(router, **gate.task, wait=False)
+    await gate.entered()
+    for _ in range(3):
+        await pool_execute(router, task_type="echo", payload={}, wait=False)
+    samples = await looked(router)
+    assert total(samples, "mcp_pools_workers", pool="a", state="busy") == 1
+    assert total(samples, "mcp_pools_queue_size", pool="a") == 3
+    assert total(samples, "mcp_pools_oldest_queued_seconds", pool="a") > 0
+    assert total(samples, "mcp_pools_pool_memory_bytes", pool="a") > 1 << 20
+    assert total(samples, "mcp_pools_pool_status", pool="a") == 2
+    assert total(samples, "mcp_pools_breaker_state") == 0
+    gate.open()
+    await pool_close(router, "a")
+    samples = await looked(router)
+    assert not any(dict(key).get("pool") == "a" for key in samples["mcp_pools_queue_size"])
+
+
+@pytest.mark.anyio
+async def test_gauges_are_true_after_a_restart(open_router: Any) -> None:
+    """They are read from what the store gave back; counters begin anew."""
+    async with open_router() as router:
+        await pool_register(router, name="a", type="local", max_workers=1)
+        await pool_scale(router, "a", 0)
+        for _ in range(4):
+            await pool_execute(router, task_type="echo", payload={}, wait=False)
+    async with open_router() as router:
+        samples = await looked(router)
+        assert total(samples, "mcp_pools_queue_size", pool="a") == 4
+        assert total(samples, "mcp_pools_oldest_queued_seconds", pool="a") > 0
+        assert total(samples, "mcp_pools_tasks_submitted_total") == 0
+        assert samples["mcp_pools_fenced_writes_total"] == {(): 0}
+
+
+@pytest.mark.anyio
+async def test_tools_are_timed_by_how_they_end(router: Router) -> None:
+    """For every client alike; a name that is no tool makes no series."""
+    async with Client(session_transport(router, {}), mode="auto") as client:
+        await client.call_tool("pool_list", {})
+        await client.call_tool("pool_get", {"name": "nowhere"})
+        with pytest.raises(Exception, match="no tool"):
+            await client.call_tool("pool_" + "x" * 50, {})
+    samples = await looked(router)
+    assert total(samples, "mcp_pools_tool_duration_seconds_count", tool="pool_list", outcome="ok") == 1
+    assert total(samples, "mcp_pools_tool_duration_seconds_count", tool="pool_get", outcome="refused") == 1
+    assert total(samples, "mcp_pools_tool_duration_seconds_count") == 2
+
+
+def test_series_are_bounded() -> None:
+    """Beyond the bound everything new is one series."""
+    counter, histogram = Counter(), Histogram((1.0,))
+    for number in range(MOST_SERIES + 100):
+        counter.add((f"p{number}",))
+        histogram.observe((f"p{number}",), 0.5)
+    assert len(counter.series) == len(histogram.series) == MOST_SERIES + 1
+    assert counter.series[OTHER,] == 100 and histogram.series[OTHER,].counts == [100, 0]
+
+
+@pytest.mark.parametrize(("seconds", "bucket"), [(-1.0, 0), (0.0, 0), (1.0, 0), (1.5, 1), (2.0, 1), (9.0, 2)])
+def test_a_bucket_holds_what_is_at_most_its_bound(seconds: float, bucket: int) -> None:
+    """As Prometheus counts, and a clock that went back counts as no time."""
+    histogram = Histogram((1.0, 2.0))
+    histogram.observe((), max(seconds, 0.0))
+    assert histogram.series[()].counts.index(1) == bucket
+
+
+def test_the_http_server_serves_them(server: Server) -> None:
+    """Beside `/mcp`, in the text format."""
+    done = server.console("execute", "-t", "echo", "--payload", "x=1")
+    assert done.returncode == 0, done.stderr
+    status, text = server.ask("GET", "/metrics")
+    assert status == 200
+    samples = read(text)
+    assert total(samples, "mcp_pools_tasks_total", status="completed", task_type="echo") == 1
+    assert total(samples, "mcp_pools_tool_duration_seconds_count", tool="pool_execute") == 1
+
+
+def test_a_detached_owner_serves_them_where_it_was_told(home: Path, tmp_path: Path) -> None:
+    """The setting, which `serve --metrics` sets, names the place."""
+    with machine_of(home / "state", tmp_path) as machine:
+        machine.environment["MCP_POOLS_METRICS_ADDRESS"] = "127.0.0.1:0"
+        assert machine.console("execute", "-t", "echo", "--payload", "x=1").returncode == 0
+        lines = (machine.home / "owner.log").read_text().splitlines()
+        line = next(line for line in lines if "metrics.served" in line)
+        port = int(line.partition("127.0.0.1:")[2].partition('"')[0])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/metrics")
+        samples = read(connection.getresponse().read().decode())
+        connection.close()
+    assert total(samples, "mcp_pools_tasks_total", status="completed") == 1
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """An OTLP collector's address, and what it was sent."""
+    got: list[bytes] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", got
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.anyio
+async def test_they_go_to_a_collector_when_the_environment_says_so(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counters, gauges and histograms; what is left goes at the end."""
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+    await pool_execute(router, task_type="echo", payload={})
+    with collector() as (url, got):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        assert telemetry.wants_otlp()
+        await Exposition(router, otlp=True).aclose()
+        await until(lambda: got)
+    names = {
+        metric.name
+        for sent in map(ExportMetricsServiceRequest.FromString, got)
+        for resource in sent.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert names >= {"mcp_pools_tasks", "mcp_pools_queue_size", "mcp_pools_task_duration_seconds"}
+
+
+def test_a_command_that_only_reads_does_not_pay_for_them(home: Path) -> None:
+    """OpenTelemetry is not imported, neither by a command nor by a router nobody looks at."""
+    code = (
+        "import asyncio, sys\n"
+        "from mcp_pools import Router, Settings\n"
+        "async def main():\n"
+        f"    async with Router.open(Settings(home={str(home / 'state')!r})): pass\n"
+        "asyncio.run(main())\n"
+        "assert not any(name.startswith(('opentelemetry.sdk', 'prometheus')) for name in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert os.path.exists(CONSOLE)
