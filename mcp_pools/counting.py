@@ -21,8 +21,9 @@ def count_end(meters: Meters, row: TaskRow) -> None:
 
 def count_workers(meters: Meters, pool: LivePool) -> None:
     """Count the workers that a pool has gained or lost since it was last looked at."""
-    workers = 0 if pool.adapter is None else len(pool.adapter.workers)
-    gained = workers - pool.counted_workers
-    if gained:
-        meters.add(telemetry.SCALING, pool.name, "up" if gained > 0 else "down", amount=abs(gained))
-        pool.counted_workers = workers
+    workers = set() if pool.adapter is None else {worker.worker_id for worker in pool.adapter.workers}
+    if gained := len(workers - pool.counted_workers):
+        meters.add(telemetry.SCALING, pool.name, "up", amount=gained)
+    if lost := len(pool.counted_workers - workers):
+        meters.add(telemetry.SCALING, pool.name, "down", amount=lost)
+    pool.counted_workers = workers

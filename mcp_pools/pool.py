@@ -181,8 +181,8 @@ class LivePool:
         """When it is next looked at because of a limit, in monotonic seconds."""
         self.emptied = asyncio.Event()
         self.opening = asyncio.Lock()
-        self.counted_workers = 0
-        """How many workers it had when they were last counted."""
+        self.counted_workers: set[str] = set()
+        """The workers it had when they were last counted."""
 
     @property
     def name(self) -> str:
