@@ -7,6 +7,7 @@ SDK takes. Both transports carry the same JSON-RPC; `Client` reads the answer on
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
@@ -89,6 +90,8 @@ class Client:
             f"{_META}clientInfo": {"name": "mcp-pools", "version": __version__},
             f"{_META}clientCapabilities": {"elicitation": {"form": {}}},
         }
+        if (trace := os.environ.get("TRACEPARENT")) is not None:
+            meta["traceparent"] = trace
         params = {"name": tool_name, "arguments": arguments, **(agreed or {}), "_meta": meta}
         return {"jsonrpc": "2.0", "id": self._sent, "method": "tools/call", "params": params}
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mcp_pools import plugins
+from mcp_pools import plugins, tracing
 from mcp_pools.dispatcher import AT_ONCE, Dispatcher
 from mcp_pools.distribution import FOLDS, Outcome, chunk_size, fold, place, split, verdict
 from mcp_pools.errors import PoolsError
@@ -32,6 +32,7 @@ from mcp_pools.present import distribution_view, outcomes_of
 from mcp_pools.routing import NAMES, TYPE
 from mcp_pools.states import TERMINAL
 from mcp_pools.store import FOLD, AcceptDistribution, DistributionRow, EndDistribution, TaskRow
+from mcp_pools.trail import distribution_ended
 
 if TYPE_CHECKING:
     from mcp_pools.intake import Intake
@@ -133,6 +134,7 @@ class Distributor:
             cwd=caller.cwd,
             idempotency_key=request.idempotency_key,
             request_hash=digest(request, wanted),
+            trace=tracing.here(),
         )
 
     def _rows(
@@ -141,6 +143,7 @@ class Distributor:
         common |= {"roots": parts.roots, "distribution_id": row.distribution_id}
         common |= {"pinned": row.strategy == "broadcast"}
         types = {name: self._registry.pools[name].row.spec.type for name in set(places)}
+        trace = tracing.part_of(row.trace, row.distribution_id)
         ids, created_at = new_ids("t", len(places)), common.pop("created_at")
         return [
             TaskRow(
@@ -151,6 +154,7 @@ class Distributor:
                 items=parts.items[at],
                 pool=places[at],
                 pool_type=types[places[at]],
+                trace=trace if at < tracing.MOST_PARTS else None,
                 **common,
             )
             for at, payload in enumerate(parts.payloads)
@@ -284,6 +288,7 @@ class Distributor:
         row.status, row.finished_at = status, time.time()
         ended = EndDistribution(row, whole.event(status))
         await self._dispatcher.commits.landed(ended, patience=float("inf"))
+        distribution_ended(row)
         self.living.pop(whole.distribution_id, None)
         whole.over.set()
 
@@ -324,6 +329,7 @@ class Distributor:
         caller = Caller(name=row.caller, cwd=row.cwd, depth=first.depth)
         task = await beside(lambda: self._intake.row(request, caller), results)
         task.distribution_id, task.part = row.distribution_id, FOLD
+        task.trace = tracing.part_of(row.trace, row.distribution_id)
         live = await self._dispatcher.accept(task, self._dispatcher.choose(task))
         assert live is not None, "it has no idempotency key"
         if whole.cancelling:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from mcp_pools import plugins
+from mcp_pools import plugins, tracing
 from mcp_pools.balancing import STRATEGIES, told
 from mcp_pools.discovery import Finder
 from mcp_pools.dispatcher import Dispatcher
@@ -30,6 +30,7 @@ from mcp_pools.history import LONGEST_WATCH, History
 from mcp_pools.intake import Intake, Request
 from mcp_pools.live_distribution import LiveDistribution
 from mcp_pools.models import Caller, Cancelled, Discovered, Distribution, Pool, Rebalanced, Task, Watched
+from mcp_pools.outward import events_sent, spans_exported
 from mcp_pools.pool import LivePool, LiveTask, ProgressReport
 from mcp_pools.present import part_of, part_of_distribution, task_view
 from mcp_pools.registry import IMPLIED, Registry
@@ -76,7 +77,11 @@ class Router:
             PoolsError: `conflict` when somebody else owns the home, or it cannot be used.
         """
         registry = Registry(settings, plugins.task_types(settings))
-        async with registry.owned(lock):
+        async with (
+            spans_exported(),
+            registry.owned(lock),
+            events_sent(settings, registry.store),
+        ):
             router = cls(settings, registry)
             try:
                 await router._recover()
@@ -133,6 +138,7 @@ class Router:
             live = await self.dispatcher.accept(row, chosen)
             if live is not None:
                 self.accepted.append(row.task_id)
+                tracing.note(tracing.TASK_ID, row.task_id)
                 if wait:
                     await self._wait(live, _FOREVER)
                 return self._view(live)
@@ -186,6 +192,7 @@ class Router:
             else:
                 known = whole.distribution_id
                 self.accepted.append(known)
+                tracing.note(tracing.DISTRIBUTION_ID, known)
         return await self._distribution(known, _FOREVER if wait else 0.0)
 
     async def _already_distributed(self, request: Request, wanted: Wanted) -> str | None:

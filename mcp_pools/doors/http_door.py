@@ -25,10 +25,12 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from mcp_pools import tracing
 from mcp_pools.doors.http_address import Address, host_names, origins
 from mcp_pools.models import Caller
 from mcp_pools.selection import select_tools
@@ -96,7 +98,8 @@ class McpEndpoint:
         if self._router is None:
             await _unavailable("The router is opening. Try again in a moment.")(scope, receive, send)
         else:
-            await self._sessions.handle_request(scope, receive, send)
+            with tracing.arriving(Headers(scope=scope)):
+                await self._sessions.handle_request(scope, receive, send)
 
     @asynccontextmanager
     async def _lifespan(self, server: Server[Session]) -> AsyncIterator[Session]:
