@@ -24,7 +24,7 @@ from typing import Any, Final
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace import Span as LiveSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import Decision
@@ -190,7 +190,10 @@ def _provider() -> tuple[TracerProvider, _Way]:
     resource = Resource.create({"service.version": __version__})
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": "mcp-pools"}))
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    limits = SpanLimits()
+    if limits.max_span_attribute_length is None:
+        limits = SpanLimits(max_span_attribute_length=LONGEST_TEXT)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
     way = _Way()
     provider.add_span_processor(way)
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
