@@ -25,9 +25,8 @@ _HEADER: Final = re.compile(
 )
 _IN_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#]+@")
 _SCHEME: Final = re.compile(r"(?i)(?<!\w)(bearer|basic|digest)(\s+)[A-Za-z0-9._~+/=-]{6,}")
-_PAIR: Final = re.compile(
-    r"(?<![\w.-])([A-Za-z_][\w.-]{0,63})((?:\\?[\"'])?\s*[:=]\s*)(\\?\"[^\"]*\"|\\?'[^']*'|[^\s,;&\"'()\[\]{}]+)"
-)
+_KEY: Final = re.compile(r"(?<![\w.-])([A-Za-z_][\w.-]{0,63})(?:\\?[\"'])?\s*[:=]\s*")
+_VALUE: Final = re.compile(r"\\?\"[^\"]*\"?|\\?'[^']*'?|[^\s,;&\"'()\[\]{}]+")
 _TOKEN: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"eyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"  # JSON web tokens
@@ -66,10 +65,16 @@ def redacted_text(text: str) -> str:
     text = _HEADER.sub(rf"\1\2{MASK}", text)
     text = _IN_URL.sub(rf"\1{MASK}@", text)
     text = _SCHEME.sub(rf"\1\2{MASK}", text)
-    text = _PAIR.sub(_pair, text)
-    return _TOKEN.sub(MASK, text)
+    return _TOKEN.sub(MASK, _without_values(text))
 
 
-def _pair(found: re.Match[str]) -> str:
-    key, between, _ = found.groups()
-    return f"{key}{between}{MASK}" if looks_secret(key) else found[0]
+def _without_values(text: str) -> str:
+    """A text without the values after `key=`, `key: ` and `"key": ` whose keys say that they are secret."""
+    parts, at = [], 0
+    for found in _KEY.finditer(text):
+        if found.start() < at or not looks_secret(found[1]):
+            continue
+        if (value := _VALUE.match(text, found.end())) is not None:
+            parts += [text[at : found.end()], MASK]
+            at = value.end()
+    return "".join([*parts, text[at:]])
