@@ -9,7 +9,7 @@
     trace_id, span_id   of the call, or of the task, where there is a trace
     task_id, pool, ...  the event's facts
 
-Secrets are masked in all of it (`redaction`). structlog does the rendering, for the standard
+JSON is in ASCII, so that a line is one line whatever reads it. Secrets are masked in all of it (`redaction`). structlog does the rendering, for the standard
 library's loggers too: importing it takes a while, so only owners do.
 """
 
@@ -53,7 +53,7 @@ def set_level(level: str) -> None:
 def formatter(*, people: bool) -> logging.Formatter:
     """What turns a record into a line."""
     stamp = structlog.processors.TimeStamper("iso", utc=True, key="at")
-    last = _for_people() if people else [_ordered, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    last = _for_people() if people else [_ordered, structlog.processors.JSONRenderer()]
     return ProcessorFormatter(processors=[_facts, _trace, stamp, _clean, *last])
 
 
