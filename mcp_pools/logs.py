@@ -9,8 +9,9 @@
     trace_id, span_id   of the call, or of the task, where there is a trace
     task_id, pool, ...  the event's facts
 
-JSON is in ASCII, so that a line is one line whatever reads it. Secrets are masked in all of it (`redaction`). structlog does the rendering, for the standard
-library's loggers too: importing it takes a while, so only owners do.
+Secrets are masked in all of it (`redaction`), and JSON is in ASCII, so that a line is one line
+whatever reads it. structlog does the rendering, for the standard library's loggers too:
+importing it takes a while, so only owners do.
 """
 
 from __future__ import annotations
