@@ -174,10 +174,16 @@ def _conveyed(traceparent: object) -> otel_context.Context | None:
     return context if trace.get_current_span(context).get_span_context().is_valid else None
 
 
-def _short(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value[:LONGEST_TEXT] if isinstance(value, str) else value for key, value in attributes.items()
-    }
+def _short(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Attributes whose texts are cut, if any is too long: copying them would cost more than all the rest."""
+    for value in attributes.values():
+        if type(value) is str and len(value) > LONGEST_TEXT:
+            return {key: _cut(value) for key, value in attributes.items()}
+    return attributes
+
+
+def _cut(value: Any) -> Any:
+    return value[:LONGEST_TEXT] if isinstance(value, str) else value
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -183,9 +183,9 @@ def call(tool: str, meta: object) -> AbstractContextManager[None]:
     return _recorder.call(tool, meta.get(CONVEYED) if isinstance(meta, Mapping) else None)
 
 
-def arriving(headers: Mapping[str, str]) -> AbstractContextManager[None]:
-    """Let a request belong to the context that its headers convey, if they do."""
-    return nullcontext() if _recorder is None else _recorder.under(headers.get(CONVEYED))
+def under(traceparent: object) -> AbstractContextManager[None]:
+    """Let what happens in the block belong to a context from outside, if it is one."""
+    return nullcontext() if _recorder is None else _recorder.under(traceparent)
 
 
 def run_of(trace: str | None, attempt_id: str) -> str | None:

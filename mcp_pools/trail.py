@@ -95,7 +95,7 @@ class Traced(Trail):
         chosen = {tracing.STRATEGY: row.strategy, tracing.POOL: row.pool, tracing.POOL_TYPE: row.pool_type}
         routed = ("routed", self._begun, chosen)
         submit = self._self.below(f"{row.task_id} {tracing.SUBMIT}")
-        known = {tracing.TASK_ID: row.task_id, **chosen}
+        known = self._known(row) | {tracing.STRATEGY: row.strategy}
         self._record(tracing.SUBMIT, submit, row.created_at, now, known, kind="producer", events=(routed,))
         self._commit(row, submit, self._begun, now, "accept")
 
@@ -156,6 +156,7 @@ class Traced(Trail):
         if self._committing:
             self._commit(row, self._self, self._committing, now, "end")
         known = self._known(row) | {tracing.STATUS: row.status, tracing.ATTEMPT_NUMBER: row.attempt}
+        known |= {tracing.TASK_TYPE: row.task_type, tracing.POOL_TYPE: row.pool_type or ""}
         if row.distribution_id is not None:
             known[tracing.DISTRIBUTION_ID] = row.distribution_id
         error = None if row.status == "completed" else row.status
@@ -163,12 +164,12 @@ class Traced(Trail):
         self._record(name, self._self, row.created_at, now, known, parent_id=self._parent_id, error=error)
 
     def _known(self, row: TaskRow) -> dict[str, Any]:
-        known = {tracing.TASK_ID: row.task_id, tracing.TASK_TYPE: row.task_type}
-        return {**known, tracing.POOL: row.pool or "", tracing.POOL_TYPE: row.pool_type or ""}
+        """What each span says; the task's own says the rest once, for encoding them is most of the cost."""
+        return {tracing.TASK_ID: row.task_id, tracing.POOL: row.pool or ""}
 
     def _commit(self, row: TaskRow, inside: Context, started: float, ended: float, change: str) -> None:
         commit = self._self.below(f"{row.attempt_id} {tracing.COMMIT} {change}")
-        known = {tracing.TASK_ID: row.task_id, tracing.CHANGE: change}
+        known = {tracing.CHANGE: change}
         self._record(tracing.COMMIT, commit, started, ended, known, parent_id=inside.span_id)
 
     def _record(

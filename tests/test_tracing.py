@@ -25,13 +25,15 @@ from hypothesis import strategies as st
 from machine import CONSOLE, Machine
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from opentelemetry import propagate
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from transports import session_transport
 from waiting import until
 
-from mcp_pools import Router, otlp, tracing
+from mcp_pools import Router, delegate, otlp, tracing
 from mcp_pools.tools import pool_distribute, pool_execute, pool_task
 from mcp_pools.tracing import Context
 
@@ -88,6 +90,15 @@ def served(collector: Collector) -> Iterator[Served]:
     shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.fixture
+def as_given() -> Iterator[None]:
+    """The SDK's client here conveys what a test gives it, and no span of this process."""
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(CompositePropagator([]))
+    yield
+    propagate.set_global_textmap(before)
+
+
 async def whole(collector: Collector, trace_id: str) -> Trace:
     """A trace, once its call and its task have ended."""
 
@@ -116,6 +127,7 @@ def assert_whole(trace: Trace, result: dict[str, Any], tool: str = "pool_execute
     assert call.attributes["mcp_pools.task.id"] == task.attributes["mcp_pools.task.id"]
 
 
+@pytest.mark.usefixtures("as_given")
 async def test_one_trace_goes_from_a_client_over_stdio_into_the_worker(
     served: Served, collector: Collector
 ) -> None:
@@ -133,6 +145,7 @@ async def test_one_trace_goes_from_a_client_over_stdio_into_the_worker(
     assert trace.one("submit").attributes["mcp_pools.routing.strategy"] == "least_loaded"
 
 
+@pytest.mark.usefixtures("as_given")
 @pytest.mark.parametrize("mode", ["legacy", "auto"], ids=["2025-11-25", "2026-07-28"])
 async def test_a_header_conveys_the_trace_too(served: Served, collector: Collector, mode: Any) -> None:
     """For gateways and clients that know HTTP's header and not the protocol's field."""
@@ -162,6 +175,21 @@ async def test_a_command_goes_on_with_the_trace_of_its_environment(
     assert_whole(await whole(collector, trace_id), task["result"])
 
 
+async def test_what_is_delegated_goes_on_in_the_same_trace(
+    served: Served, collector: Collector, kept: Kept
+) -> None:
+    """Another server's spans are below the launch that called it."""
+    trace_id, traceparent = a_trace()
+    async with delegate.connected(served.url) as client:
+        with delegate.continuing(traceparent):
+            await client.call_tool("pool_execute", {"task_type": "whose-trace", "payload": {}})
+    sent = (await flushed(kept)).one("MCP send tools/call pool_execute")
+    trace = await whole(collector, trace_id)
+    assert (sent.trace, sent.parent) == (trace_id, PARENT)
+    assert trace.one("tools/call").parent == sent.id
+    assert [name for name in trace.loose(sent.id) if name != "tools/list"] == []
+
+
 async def test_a_refused_call_is_a_failed_span(served: Served, collector: Collector) -> None:
     """With the refusal's code, and without a word of what was asked."""
     trace_id, traceparent = a_trace()
@@ -175,6 +203,7 @@ async def test_a_refused_call_is_a_failed_span(served: Served, collector: Collec
     )
 
 
+@pytest.mark.usefixtures("as_given")
 async def test_names_from_outside_are_cut(served: Served, collector: Collector) -> None:
     """A tool's name in a call may be as long as a message."""
     trace_id, traceparent = a_trace()
@@ -186,6 +215,7 @@ async def test_names_from_outside_are_cut(served: Served, collector: Collector) 
     assert max(len(str(value)) for value in call.attributes.values()) <= otlp.LONGEST_TEXT
 
 
+@pytest.mark.usefixtures("as_given")
 async def test_parts_belong_to_their_distribution(served: Served, collector: Collector) -> None:
     """And of many parts only the first are traced."""
     trace_id, traceparent = a_trace()

@@ -98,7 +98,7 @@ class McpEndpoint:
         if self._router is None:
             await _unavailable("The router is opening. Try again in a moment.")(scope, receive, send)
         else:
-            with tracing.arriving(Headers(scope=scope)):
+            with tracing.under(Headers(scope=scope).get(tracing.CONVEYED)):
                 await self._sessions.handle_request(scope, receive, send)
 
     @asynccontextmanager
