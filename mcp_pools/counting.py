@@ -10,7 +10,7 @@ from mcp_pools.telemetry import Meters
 
 
 def count_start(meters: Meters, pool: str, row: TaskRow) -> None:
-    """A launch is on disk. How long it waited is told of the first one: later ones waited for other reasons."""
+    """A launch is on disk. How long it waited is told of the first: later ones wait for other reasons."""
     if row.launch == 1:
         meters.observe(telemetry.QUEUE_SECONDS, (row.started_at or 0.0) - row.created_at, pool)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OpenRouter
 from waiting import until
 
 from mcp_pools import Router, Settings, cloud_events
@@ -90,7 +89,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def sending(
-    open_router: OpenRouter, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    open_router: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., AbstractAsyncContextManager[Router]]:
     """A router that sends its events there, and tries again soon."""
     monkeypatch.setattr(cloud_events, "FIRST_PAUSE", 0.01)
@@ -216,7 +215,7 @@ async def test_what_was_left_comes_from_the_next_owner(sending: Any, receiver: R
 
 
 async def test_a_new_receiver_begins_with_what_happens_from_now_on(
-    sending: Any, receiver: Receiver, open_router: OpenRouter
+    sending: Any, receiver: Receiver, open_router: Any
 ) -> None:
     """Also one under another URL: it does not get a month of the past."""
     async with open_router() as router:

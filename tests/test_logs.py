@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import OpenRouter
 from hypothesis import given
 from hypothesis import strategies as st
 from machine import machine_of
@@ -123,7 +122,7 @@ def test_at_a_terminal_it_is_for_people(log: io.StringIO) -> None:
     assert hidden not in said and not said.startswith("{")
 
 
-async def test_the_log_speaks_the_event_logs_words(log: io.StringIO, open_router: OpenRouter) -> None:
+async def test_the_log_speaks_the_event_logs_words(log: io.StringIO, open_router: Any) -> None:
     """Pools and distributions at once; with `debug` each event, in its order."""
     async with open_router() as router:
         await pool_register(router, name="one", type="local", max_workers=1)
@@ -144,7 +143,7 @@ async def test_the_log_speaks_the_event_logs_words(log: io.StringIO, open_router
     assert {line["pool"] for line in new} == {"one"} and "hidden" not in log.getvalue()
 
 
-async def test_lines_name_the_trace_they_belong_to(log: io.StringIO, open_router: OpenRouter) -> None:
+async def test_lines_name_the_trace_they_belong_to(log: io.StringIO, open_router: Any) -> None:
     """A task's events that of its task, everything else that of the call it happens in."""
     exporter = InMemorySpanExporter()
     logs.set_level("debug")

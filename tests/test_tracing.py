@@ -19,7 +19,6 @@ from typing import Any
 import httpx2
 import pytest
 from collector import Collector, Trace, collecting, seen
-from conftest import Gate, OpenRouter
 from hypothesis import given
 from hypothesis import strategies as st
 from machine import CONSOLE, Machine
@@ -281,10 +280,10 @@ async def test_a_worker_that_dies_leaves_its_span(router: Router, kept: Kept) ->
     assert trace.one("run ").failed and "process.pid" not in trace.one("run ").attributes
 
 
-async def test_a_trace_outlives_its_owner(open_router: OpenRouter, gate: Gate, kept: Kept) -> None:
+async def test_a_trace_outlives_its_owner(open_router: Any, gate: Any, kept: Kept) -> None:
     """The next one ends the span of the task that the last one began, as the child of the same call."""
     trace_id, traceparent = a_trace()
-    other = Gate(gate.path.with_name("other"))
+    other = type(gate)(gate.path.with_name("other"))
     async with open_router() as router:
         recorder = tracing._recorder
         assert recorder is not None
@@ -413,7 +412,7 @@ class Stuck(SpanExporter):
 
 
 async def test_a_collector_that_hangs_holds_no_router_up(
-    open_router: OpenRouter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    open_router: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Tasks end, the router closes, and the log says that spans were lost."""
     monkeypatch.setattr(otlp, "FLUSH_SECONDS", 0.05)
