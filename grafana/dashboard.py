@@ -123,7 +123,8 @@ def success() -> Any:
     return placed(
         panel,
         "Task Success Rate",
-        "Completed tasks among those that completed, failed or timed out, over 5 minutes. Below 99 %: look at "
+        "Completed tasks among those that completed, failed or timed out, over 5 minutes. Below "
+        "99 %: look at "
         "Error Rate by Pool for the code, then `mcp-pools search --status failed`.",
         (6, 0, 4, 6),
         [(f"1 - ({bad}) / {all_of_them}", "success")],
@@ -142,7 +143,8 @@ def health() -> Any:
     return placed(
         panel,
         "Pool Health Status",
-        "Each pool's health over time. Unhealthy: new tasks go elsewhere, pinned ones wait. `mcp-pools health "
+        "Each pool's health over time. Unhealthy: new tasks go elsewhere, pinned ones wait. "
+        "`mcp-pools health "
         "--pool NAME` has the reason; a pool that flaps is short of memory or its workers do not start.",
         (10, 0, 14, 6),
         [(f"mcp_pools_pool_status{{{TYPED}}}", "{{pool}}")],
@@ -156,8 +158,10 @@ def queue() -> Any:
     return placed(
         panel,
         "Task Queue Size",
-        "Tasks that wait, and how long the oldest has waited. Growing while workers are idle: a limit or a sick "
-        "pool holds them back (`mcp-pools search --status queued` says what each waits for). Growing while all "
+        "Tasks that wait, and how long the oldest has waited. Growing while workers are idle: a "
+        "limit or a sick "
+        "pool holds them back (`mcp-pools search --status queued` says what each waits for). "
+        "Growing while all "
         "are busy: `mcp-pools scale NAME --workers N`, or `mcp-pools rebalance`.",
         (0, 6, 8, 8),
         [
@@ -184,7 +188,8 @@ def throughput() -> Any:
     return placed(
         lines("ops"),
         "System Throughput",
-        "Tasks accepted and ended a second, and tool calls of clients. Accepted above ended for long is a queue "
+        "Tasks accepted and ended a second, and tool calls of clients. Accepted above ended for "
+        "long is a queue "
         "that grows; both at nothing while clients call is a router in trouble.",
         (16, 6, 8, 8),
         [
@@ -209,8 +214,10 @@ def latency() -> Any:
     return placed(
         lines("s"),
         "Task Execution Latency",
-        "How long tasks run and wait, and what the router itself adds. Waiting above running: too few workers. "
-        "Commits above 10 ms: the disk is slow or full. Choosing above 1 ms: something is wrong with the machine.",
+        "How long tasks run and wait, and what the router itself adds. Waiting above running: too "
+        "few workers. "
+        "Commits above 10 ms: the disk is slow or full. Choosing above 1 ms: something is wrong "
+        "with the machine.",
         (0, 14, 8, 8),
         [
             (quantile("0.5", running, TASKS_BY_POOL), "run p50"),
@@ -228,8 +235,10 @@ def errors() -> Any:
     return placed(
         lines("ops", stacked=True).data_links([this_pool()]),
         "Error Rate by Pool",
-        "Failed tasks, and failed items of chunks, a second by pool and code. `task_error` is the work's own; "
-        "`worker_lost` and `out_of_memory` are the pool's; `timeout` wants a longer `--timeout` or smaller work. "
+        "Failed tasks, and failed items of chunks, a second by pool and code. `task_error` is the "
+        "work's own; "
+        "`worker_lost` and `out_of_memory` are the pool's; `timeout` wants a longer `--timeout` "
+        "or smaller work. "
         "`mcp-pools search --status failed --pool NAME` has the messages.",
         (8, 14, 8, 8),
         [(f"sum by (pool, code) (rate(mcp_pools_errors_total{{{POOL}}}[{RATE}]))", "{{pool}} {{code}}")],
@@ -241,7 +250,8 @@ def executed() -> Any:
     return placed(
         lines("ops", stacked=True),
         "Task Execution Metrics",
-        "Tasks that ended a second by status, and attempts that are made again. Many retries with few failures: "
+        "Tasks that ended a second by status, and attempts that are made again. Many retries with "
+        "few failures: "
         "something is unstable and `max_attempts` hides it.",
         (16, 14, 8, 8),
         [
@@ -258,7 +268,8 @@ def utilization() -> Any:
     return placed(
         panel,
         "Pool Utilization Heatmap",
-        "Busy workers among a pool's workers, a row a pool. One hot row among cold ones: work is pinned there, or "
+        "Busy workers among a pool's workers, a row a pool. One hot row among cold ones: work is "
+        "pinned there, or "
         "only that pool runs its type; `mcp-pools rebalance --dry-run` says what could move.",
         (0, 22, 12, 8),
         [(f"{busy} / (sum by (pool) (mcp_pools_workers{{{TYPED}}}) > 0)", "{{pool}}")],
@@ -274,7 +285,8 @@ def memory() -> Any:
     return placed(
         panel,
         "Memory Usage by Pool",
-        "Memory of each pool's workers. Rising without more workers: a task type keeps what it should let go; "
+        "Memory of each pool's workers. Rising without more workers: a task type keeps what it "
+        "should let go; "
         "workers are recycled over `recycle_bytes`, and ended over `worker_memory_limit_bytes`.",
         (12, 22, 12, 8),
         [(f"mcp_pools_pool_memory_bytes{{{POOL}}}", "{{pool}}")],
@@ -286,7 +298,8 @@ def by_pool() -> Any:
     return placed(
         shares(),
         "Task Distribution by Pool",
-        "Which pools the tasks of the shown time ended on. A pool with nothing is ill, full, or fits no selector.",
+        "Which pools the tasks of the shown time ended on. A pool with nothing is ill, full, or "
+        "fits no selector.",
         (0, 30, 6, 8),
         [(f"sum by (pool) (increase(mcp_pools_tasks_total{{{TASKS}}}[{RANGE}]))", "{{pool}}")],
         instant=True,
@@ -298,7 +311,8 @@ def by_type() -> Any:
     return placed(
         shares(),
         "Task Distribution by Type",
-        "Which task types the tasks of the shown time were. A type you did not expect: `mcp-pools search -t TYPE` "
+        "Which task types the tasks of the shown time were. A type you did not expect: `mcp-pools "
+        "search -t TYPE` "
         "says whose they are.",
         (6, 30, 6, 8),
         [(f"sum by (task_type) (increase(mcp_pools_tasks_total{{{TASKS}}}[{RANGE}]))", "{{task_type}}")],
@@ -313,7 +327,8 @@ def strategies() -> Any:
     return placed(
         panel,
         "Routing Strategy Distribution",
-        "Tasks placed by strategy in the shown time. Much `affinity`: those are never moved, so a sick home pool "
+        "Tasks placed by strategy in the shown time. Much `affinity`: those are never moved, so a "
+        "sick home pool "
         "makes them wait. Set `pool_routing_strategy` for what clients leave open.",
         (12, 30, 6, 8),
         [
@@ -332,7 +347,8 @@ def scaling() -> Any:
     return placed(
         panel,
         "Scaling Events",
-        "Workers gained and lost. Up and down without end: workers die, or `min_workers` is too low for how the "
+        "Workers gained and lost. Up and down without end: workers die, or `min_workers` is too "
+        "low for how the "
         "work comes; raise it and they stay.",
         (18, 30, 6, 8),
         [
