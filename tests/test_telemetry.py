@@ -6,6 +6,7 @@ import gzip
 import http.client
 import http.server
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import machine_of
+from machine import Machine, machine_of
 from mcp import Client
 from prometheus_client.parser import text_string_to_metric_families
 from served import CONSOLE, Server
@@ -234,19 +235,32 @@ def test_the_http_server_serves_them(server: Server) -> None:
     assert total(samples, "mcp_pools_tool_duration_seconds_count", tool="pool_execute") == 1
 
 
-def test_a_detached_owner_serves_them_where_it_was_told(home: Path, tmp_path: Path) -> None:
-    """The setting, which `serve --metrics` sets, names the place."""
+def logged(machine: Machine, event: str) -> str:
+    """The line of an event in the owner's log."""
+    lines = (machine.home / "owner.log").read_text().splitlines()
+    return next(line for line in lines if event in line)
+
+
+@pytest.mark.anyio
+async def test_a_detached_owner_serves_them_where_it_was_told(home: Path, tmp_path: Path) -> None:
+    """`serve --metrics` tells the owner that it starts."""
     with machine_of(home / "state", tmp_path) as machine:
-        machine.environment["MCP_POOLS_METRICS_ADDRESS"] = "127.0.0.1:0"
-        assert machine.console("execute", "-t", "echo", "--payload", "x=1").returncode == 0
-        lines = (machine.home / "owner.log").read_text().splitlines()
-        line = next(line for line in lines if "metrics.served" in line)
-        port = int(line.partition("127.0.0.1:")[2].partition('"')[0])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        connection.request("GET", "/metrics")
-        samples = read(connection.getresponse().read().decode())
-        connection.close()
+        async with machine.client("--metrics", "127.0.0.1:0") as client:
+            await client.call_tool("pool_execute", {"task_type": "echo", "payload": {}})
+            port = int(logged(machine, "metrics.served").partition("127.0.0.1:")[2].partition('"')[0])
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", "/metrics")
+            samples = read(connection.getresponse().read().decode())
+            connection.close()
     assert total(samples, "mcp_pools_tasks_total", status="completed") == 1
+
+
+def test_a_place_that_cannot_be_served_stops_no_owner(home: Path, tmp_path: Path) -> None:
+    """Taken by somebody else: a line in the log says so, and the work goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, machine_of(home / "state", tmp_path) as machine:
+        machine.environment["MCP_POOLS_METRICS_ADDRESS"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert machine.answer("execute", "-t", "echo", "--payload", "x=1")["status"] == "completed"
+        assert "is in use by another process" in logged(machine, "metrics.failed")
 
 
 @contextmanager
