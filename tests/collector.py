@@ -1,4 +1,4 @@
-"""A real collector of traces: OTLP over HTTP on a port of this machine."""
+"""A real collector of traces and metrics: OTLP over HTTP on a port of this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 
@@ -28,13 +29,14 @@ class Seen(NamedTuple):
 
 
 class Collector(ThreadingHTTPServer):
-    """Keeps every span it is sent."""
+    """Keeps every span it is sent, and the names of metrics."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.spans: list[Seen] = []
+        self.metrics: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -68,14 +70,25 @@ class _Handler(BaseHTTPRequestHandler):
     server: Collector
 
     def do_POST(self) -> None:
-        request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-        for resource in request.resource_spans:
-            named = attributes(resource.resource.attributes)
-            for scope in resource.scope_spans:
-                self.server.spans += [seen(span, str(named.get("service.name"))) for span in scope.spans]
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/v1/metrics":
+            self._take_metrics(body)
+        else:
+            self._take_spans(body)
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def _take_metrics(self, body: bytes) -> None:
+        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+            for scope in resource.scope_metrics:
+                self.server.metrics |= {metric.name for metric in scope.metrics}
+
+    def _take_spans(self, body: bytes) -> None:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            named = attributes(resource.resource.attributes)
+            for scope in resource.scope_spans:
+                self.server.spans += [seen(span, str(named.get("service.name"))) for span in scope.spans]
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import http.client
-import http.server
 import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from collector import collecting
 from machine import Machine, machine_of
 from mcp import Client
 from prometheus_client.parser import text_string_to_metric_families
 from served import CONSOLE, Server
 from transports import session_transport
-from waiting import until
 
 from mcp_pools import Router, telemetry
 from mcp_pools.exposition import Exposition
@@ -263,52 +258,21 @@ def test_a_place_that_cannot_be_served_stops_no_owner(home: Path, tmp_path: Path
         assert "is in use by another process" in logged(machine, "metrics.failed")
 
 
-@contextmanager
-def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """An OTLP collector's address, and what it was sent."""
-    got: list[bytes] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", got
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.anyio
 async def test_they_go_to_a_collector_when_the_environment_says_so(
     router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counters, gauges and histograms; what is left goes at the end."""
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-
     await pool_execute(router, task_type="echo", payload={})
-    with collector() as (url, got):
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         assert telemetry.wants_otlp()
         await Exposition(router, otlp=True).aclose()
-        await until(lambda: got)
-    names = {
-        metric.name
-        for sent in map(ExportMetricsServiceRequest.FromString, got)
-        for resource in sent.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
+    assert collector.metrics >= {
+        "mcp_pools_tasks",
+        "mcp_pools_queue_size",
+        "mcp_pools_task_duration_seconds",
     }
-    assert names >= {"mcp_pools_tasks", "mcp_pools_queue_size", "mcp_pools_task_duration_seconds"}
 
 
 def test_a_command_that_only_reads_does_not_pay_for_them(home: Path) -> None:
