@@ -127,12 +127,12 @@ async def test_every_query_returns_what_the_store_holds(watched: tuple[Server, P
     async with server.client() as client:
         for _ in range(2):  # a rate needs two looks at a series
             await work(client)
-            seen = prometheus.number("sum(mcp_pools_tasks_total)")
-            await until(lambda seen=seen: prometheus.number("sum(mcp_pools_tasks_total)") > seen)
-        stats = (await client.call_tool("pool_stats", {"by_type": True})).structured_content
-    assert stats is not None
-    ended = stats["totals"]["tasks"]
-    await until(lambda: prometheus.number("sum(mcp_pools_tasks_total)") == ended)
+            stats = (await client.call_tool("pool_stats", {})).structured_content or {}
+            ended = stats["totals"]["tasks"]
+            await until(
+                lambda ended=ended: prometheus.number("sum(mcp_pools_tasks_total)") == ended,
+                "all that ended has been scraped",
+            )
     await until(lambda: not silent(prometheus), "every query returns data")
     for status, number in stats["totals"]["statuses"].items():
         assert prometheus.number(f'sum(mcp_pools_tasks_total{{status="{status}"}})') == number, status
