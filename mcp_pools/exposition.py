@@ -33,7 +33,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from mcp_pools import __version__, telemetry
-from mcp_pools.telemetry import METRICS, MOST_SERIES, Labels, Metric
+from mcp_pools.telemetry import METRICS, MOST_SERIES, Distribution, Labels, Metric
 
 if TYPE_CHECKING:
     from mcp_pools.router import Router
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _LIMITS: Final[Any] = dict.fromkeys((ObservableCounter, ObservableGauge), 4 * MOST_SERIES)
 _LOOK_SECONDS: Final = 5.0
+_FAREWELL_SECONDS: Final = 3.0
 _HEALTH: Final = {"healthy": 2.0, "degraded": 1.0, "unhealthy": 0.0}
 _STATES: Final = ("starting", "idle", "busy", "stopping")
 
@@ -63,8 +64,7 @@ def standing(router: Router) -> dict[Metric, dict[Labels, float]]:
             number = sum(worker.status == state for worker in workers)
             gauges[telemetry.WORKERS][name, kind, state] = number
         gauges[telemetry.QUEUE_SIZE][(name,)] = pool.queued
-        oldest = min((live.created_at for live in pool.queue), default=now)
-        gauges[telemetry.OLDEST_QUEUED][(name,)] = max(now - oldest, 0.0)
+        gauges[telemetry.OLDEST_QUEUED][(name,)] = pool.queue.oldest(now)
         gauges[telemetry.POOL_MEMORY][(name,)] = sum(worker.memory_bytes or 0 for worker in workers)
     return gauges
 
@@ -131,20 +131,7 @@ class Exposition:
                 description=metric.help,
                 unit="",
                 data=HistogramData(
-                    [
-                        HistogramDataPoint(
-                            attributes=dict(zip(metric.labels, labels, strict=True)),
-                            start_time_unix_nano=self._started,
-                            time_unix_nano=now,
-                            count=sum(each.counts),
-                            sum=each.sum,
-                            bucket_counts=list(each.counts),
-                            explicit_bounds=list(metric.buckets),
-                            min=0.0,
-                            max=0.0,
-                        )
-                        for labels, each in list(found.series.items())
-                    ],
+                    [self._point(metric, labels, each, now) for labels, each in list(found.series.items())],
                     AggregationTemporality.CUMULATIVE,
                 ),
             )
@@ -152,12 +139,27 @@ class Exposition:
             if found.series
         ]
 
+    def _point(self, metric: Metric, labels: Labels, found: Distribution, now: int) -> HistogramDataPoint:
+        counts = list(found.counts)  # a copy, for the event loop goes on counting
+        unknown: Any = None
+        return HistogramDataPoint(
+            attributes=dict(zip(metric.labels, labels, strict=True)),
+            start_time_unix_nano=self._started,
+            time_unix_nano=now,
+            count=sum(counts),
+            sum=found.sum,
+            bucket_counts=counts,
+            explicit_bounds=list(metric.buckets),
+            min=unknown,
+            max=unknown,
+        )
+
     async def aclose(self) -> None:
-        """Send what is left, and end."""
+        """Send what is left, and end. A collector that does not answer is given up after a while."""
         if self._looking is not None:
             self._looking.cancel()
             self._gauges = standing(self._router)
-        await asyncio.to_thread(self._provider.shutdown, 5_000)
+        await asyncio.to_thread(self._provider.shutdown, _FAREWELL_SECONDS * 1000)
 
 
 def _observed(metric: Metric, series: Series) -> list[Observation]:
@@ -189,7 +191,7 @@ class _ForPrometheus(PrometheusMetricReader):
 
 
 def _otlp(exposition: Exposition) -> MetricReader | None:
-    """What sends metrics to a collector; `None`, and a line in the log, without its package."""
+    """What sends metrics to a collector; `None`, and a line in the log, when it cannot."""
     try:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     except ImportError:
@@ -202,4 +204,8 @@ def _otlp(exposition: Exposition) -> MetricReader | None:
         ) -> None:
             super()._receive_metrics(_with_histograms(metrics_data, exposition), timeout_millis, **more)
 
-    return _ForCollectors(OTLPMetricExporter())
+    try:
+        return _ForCollectors(OTLPMetricExporter())
+    except ValueError as wrong:  # a variable of OpenTelemetry's that it does not forgive
+        log.warning("metrics are not sent: %s", wrong)
+        return None

@@ -24,7 +24,7 @@ from mcp_pools.present import metrics_view
 from mcp_pools.routing import Fleet
 from mcp_pools.store import EventRow, Happened, PoolRow, PutPool
 from mcp_pools.stores.sqlite import SqliteStore
-from mcp_pools.telemetry import Meters
+from mcp_pools.telemetry import Meters, Uncounted
 
 if TYPE_CHECKING:
     from mcp_pools.settings import Settings
@@ -54,7 +54,7 @@ class Registry:
         self._handled = frozenset(task_types) - self._prompted
         self.store = SqliteStore(settings.home / "pools.db", sync=settings.durable_sync)
         self.fleet = Fleet(settings.max_queue)
-        self.meters = Meters()
+        self.meters = Meters() if settings.metrics else Uncounted()
         self.quotas = settings.quotas()
         self.pools: dict[str, LivePool] = {}
         self.waiting: dict[str, LivePool] = {}

@@ -127,6 +127,8 @@ class Settings(BaseModel):
     """Where clients find `/mcp` when a proxy stands before it; none: the address listened at."""
     auth: AuthDefinition = AuthDefinition()
     """Who may use `serve --http`; nothing given: whoever reaches it, so loopback only."""
+    metrics: bool = True
+    """Whether a router counts what it does; if not, there is no `/metrics`, and nothing is sent."""
     metrics_address: str | None = None
     """Loopback `HOST:PORT` where an owner serves `/metrics`, also one that serves no HTTP; none: nowhere."""
     http_drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0

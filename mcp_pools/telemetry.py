@@ -169,6 +169,16 @@ class Meters:
         self.histograms[metric].observe(labels, max(seconds, 0.0))
 
 
+class Uncounted(Meters):
+    """Of a router that counts nothing."""
+
+    def add(self, metric: Metric, *labels: str, amount: float = 1) -> None:
+        """Nothing."""
+
+    def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
+        """Nothing."""
+
+
 def wants_otlp(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether OpenTelemetry's variables ask for metrics to be sent."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":

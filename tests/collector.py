@@ -29,14 +29,14 @@ class Seen(NamedTuple):
 
 
 class Collector(ThreadingHTTPServer):
-    """Keeps every span it is sent, and the names of metrics."""
+    """Keeps every span it is sent, and the latest of every metric by its name."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.spans: list[Seen] = []
-        self.metrics: set[str] = set()
+        self.metrics: dict[str, Any] = {}
 
     @property
     def url(self) -> str:
@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _take_metrics(self, body: bytes) -> None:
         for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
             for scope in resource.scope_metrics:
-                self.server.metrics |= {metric.name for metric in scope.metrics}
+                self.server.metrics |= {metric.name: metric for metric in scope.metrics}
 
     def _take_spans(self, body: bytes) -> None:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from served import CONSOLE, Server
 from transports import session_transport
 
-from mcp_pools import Router, telemetry
+from mcp_pools import Router, Settings, telemetry
+from mcp_pools.doors.http_address import Address, names
 from mcp_pools.exposition import Exposition
+from mcp_pools.store import Accept, TaskRow
+from mcp_pools.stores.sqlite import SqliteStore
 from mcp_pools.telemetry import METRICS, MOST_SERIES, OTHER, Counter, Histogram
 from mcp_pools.tools import (
     pool_cancel,
@@ -188,6 +192,40 @@ async def test_gauges_are_true_after_a_restart(open_router: Any) -> None:
 
 
 @pytest.mark.anyio
+async def test_what_an_earlier_owner_left_ends_with_this_one(open_router: Any, home: Path) -> None:
+    """What ran when it was killed is judged now, and so counted now; it is not submitted again."""
+    store = SqliteStore(home / "pools.db")
+    await store.open()
+    for status, begun in (("running", {"attempt": 1, "launch": 1, "started_at": 1.0}), ("queued", {})):
+        given = {"task_type": "echo", "payload": b"{}", "caller": "local", "pool": "a", "pool_type": "local"}
+        row = TaskRow(task_id=f"t_{status}", status=status, created_at=0.0, **given | begun)
+        assert await store.commit(Accept(row))
+    await store.close()
+    async with open_router(pools={"a": {"type": "local"}}) as router:
+        for status in ("running", "queued"):
+            await pool_task(router, f"t_{status}", wait_seconds=20)
+        samples = await looked(router)
+        stats = await pool_stats(router)
+    assert stats.totals.statuses == {"failed": 1, "completed": 1}
+    for status, number in stats.totals.statuses.items():
+        assert total(samples, "mcp_pools_tasks_total", pool="a", status=status) == number
+    assert samples["mcp_pools_errors_total"] == {(("code", "interrupted"), ("pool", "a")): 1}
+    assert total(samples, "mcp_pools_tasks_submitted_total") == 0
+
+
+@pytest.mark.anyio
+async def test_routers_of_one_process_do_not_mix(router: Router, tmp_path: Path) -> None:
+    """Each has its own counters; one that was told not to count has none, and works the same."""
+    async with Router.open(Settings(home=tmp_path, metrics=False)) as other:
+        await pool_execute(router, task_type="echo", payload={})
+        for _ in range(3):
+            assert (await pool_execute(other, task_type="echo", payload={})).status == "completed"
+        assert total(await looked(router), "mcp_pools_tasks_total") == 1
+        meters = other.registry.meters
+        assert not any(each.series for each in (*meters.counters.values(), *meters.histograms.values()))
+
+
+@pytest.mark.anyio
 async def test_tools_are_timed_by_how_they_end(router: Router) -> None:
     """For every client alike; a name that is no tool makes no series."""
     async with Client(session_transport(router, {}), mode="auto") as client:
@@ -228,6 +266,33 @@ def test_the_http_server_serves_them(server: Server) -> None:
     samples = read(text)
     assert total(samples, "mcp_pools_tasks_total", status="completed", task_type="echo") == 1
     assert total(samples, "mcp_pools_tool_duration_seconds_count", tool="pool_execute") == 1
+    assert server.ask("GET", "/metrics", Host="evil.example")[0] == 421
+    assert server.ask("GET", "/metrics", Origin="https://evil.example")[0] == 403
+    assert server.ask("POST", "/metrics")[0] == 405
+
+
+def test_where_nothing_is_counted_the_server_says_so(serve: Callable[..., Server]) -> None:
+    """And nothing is served that looks as if nothing happened."""
+    status, text = serve(metrics="false").ask("GET", "/metrics")
+    assert status == 404 and "metrics is false" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [
+        ("127.0.0.1:9464", True),
+        ("localhost", True),
+        ("[::1]:1", True),
+        ("127.0.0.2:9464", True),
+        ("127.0.0.3", False),
+        ("evil.example:9464", False),
+        ("localhost.evil.example", False),
+        ("a b", False),
+    ],
+)
+def test_only_its_own_names_are_answered(host: str, named: bool) -> None:
+    """The loopback names, and the address it listens at: a page in a browser may resolve any other."""
+    assert names(Address("127.0.0.2", 9464), host) is named
 
 
 def logged(machine: Machine, event: str) -> str:
@@ -268,11 +333,50 @@ async def test_they_go_to_a_collector_when_the_environment_says_so(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         assert telemetry.wants_otlp()
         await Exposition(router, otlp=True).aclose()
-    assert collector.metrics >= {
-        "mcp_pools_tasks",
-        "mcp_pools_queue_size",
-        "mcp_pools_task_duration_seconds",
-    }
+    found = collector.metrics
+    assert found.keys() >= {"mcp_pools_tasks", "mcp_pools_queue_size", "mcp_pools_task_duration_seconds"}
+    [point] = found["mcp_pools_task_duration_seconds"].histogram.data_points
+    assert point.count == sum(point.bucket_counts) == 1 and point.sum > 0
+    assert not point.HasField("min") and not point.HasField("max")  # which nobody has looked at
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [(None, "pip install 'mcp-pools[otlp]'"), ("OTEL_METRIC_EXPORT_INTERVAL", "interval value -5.0")],
+)
+async def test_what_cannot_be_sent_is_a_line_in_the_log(
+    router: Router,
+    variable: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without the package, and with what OpenTelemetry refuses; `/metrics` is there all the same."""
+    if variable is None:
+        monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)
+    else:
+        monkeypatch.setenv(variable, "-5")
+    exposition = Exposition(router, otlp=True)
+    assert said in caplog.text
+    assert "mcp_pools_pool_status" in read((await exposition.text()).decode())
+    await exposition.aclose()
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c:4318/m"}, True),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, True),
+        ({"OTEL_METRICS_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, False),
+    ],
+)
+def test_opentelemetrys_variables_say_whether_they_are_sent(variables: dict[str, str], wanted: bool) -> None:
+    """An endpoint is enough, unless another variable says no."""
+    assert telemetry.wants_otlp(variables) is wanted
 
 
 def test_a_command_that_only_reads_does_not_pay_for_them(home: Path) -> None:

@@ -100,6 +100,15 @@ def host_names(address: Address, more: Iterable[str]) -> list[str]:
     return [form for name in names for form in (name, f"{name}:*")] + list(more)
 
 
+def names(address: Address, host: str) -> bool:
+    """Whether a `Host` header names what listens there, with any port."""
+    try:
+        asked = Address.read(host)
+    except PoolsError:
+        return False
+    return _bracketed(asked.host) in (*LOOPBACK_NAMES, _bracketed(address.host))
+
+
 def authority(url: str) -> list[str]:
     """The `Host` headers of requests to a URL; its port may be left out or not."""
     parts = urlsplit(url)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from mcp.server.lowlevel import Server
-from mcp.server.transport_security import TransportSecuritySettings
+from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -65,12 +65,16 @@ class McpEndpoint:
         self._requests = 0
         self.server = new_server(settings.home)
         self.server.lifespan = self._lifespan
-        self._sessions = ResumableSessions(
-            self.server,
-            security_settings=TransportSecuritySettings(
+        self.names = TransportSecurityMiddleware(
+            TransportSecuritySettings(
                 allowed_hosts=host_names(address, [*settings.http_allowed_hosts, *authority(guard.url)]),
                 allowed_origins=origins(address, settings.http_allowed_origins),
-            ),
+            )
+        )
+        """Judges the `Host` and `Origin` of requests."""
+        self._sessions = ResumableSessions(
+            self.server,
+            security_settings=self.names.settings,
             max_request_body_size=settings.max_payload_bytes + ENVELOPE_BYTES,
         )
         # Whose token it is, for what the SDK binds to its caller: a question's answer, for one.
@@ -137,7 +141,7 @@ class HttpDoor:
         self._tokens = tokens(settings, address)
         self._guard = Guard(address, settings, flags, self._tokens)
         self.mcp = McpEndpoint(address, settings, self._guard)
-        self._metrics = MetricsEndpoint()
+        self._metrics = MetricsEndpoint(counted=settings.metrics)
         self._server = HttpServer(self.application())
 
     def application(self) -> Starlette:
@@ -182,7 +186,9 @@ class HttpDoor:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _metrics_if_known(self, request: Request) -> Response:
-        """The metrics, for whoever may read."""
+        """The metrics, for whoever means this server and may read."""
+        if (stranger := await self.mcp.names.validate_request(request)) is not None:
+            return stranger
         try:
             await self._guard.reader(request)
         except Refused as refused:

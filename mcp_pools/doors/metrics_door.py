@@ -30,9 +30,14 @@ PATH: Final = "/metrics"
 
 
 class MetricsEndpoint:
-    """Answers with the metrics of a router; the SDK is imported with the first request, off the loop."""
+    """Answers with the metrics of a router; the SDK is imported with the first request, off the loop.
 
-    def __init__(self) -> None:
+    Args:
+        counted: whether there are any.
+    """
+
+    def __init__(self, *, counted: bool = True) -> None:
+        self._counted = counted
         self._router: Router | None = None
         self._exposition: Exposition | None = None
         self._making = asyncio.Lock()
@@ -52,6 +57,8 @@ class MetricsEndpoint:
         """One look."""
         from starlette.responses import PlainTextResponse, Response
 
+        if not self._counted:
+            return PlainTextResponse("Nothing is counted: metrics is false in the configuration.\n", 404)
         router = self._router
         if router is None:
             return PlainTextResponse("The router is opening, or leaving.\n", 503, {"Retry-After": "1"})
@@ -69,31 +76,34 @@ async def metrics_out(settings: Settings, router: Router) -> AsyncIterator[None]
     async with AsyncExitStack() as stack:
         if settings.metrics_address is not None:
             try:
-                await stack.enter_async_context(_served(settings.metrics_address, router))
+                await stack.enter_async_context(_served(settings, settings.metrics_address, router))
             except PoolsError as refused:
                 say("metrics.failed", message=refused.message, next=refused.next)
-        if wants_otlp():
+        if settings.metrics and wants_otlp():
             made = await asyncio.to_thread(importlib.import_module, "mcp_pools.exposition")
             stack.push_async_callback(made.Exposition(router, otlp=True).aclose)
         yield
 
 
 @asynccontextmanager
-async def _served(text: str, router: Router) -> AsyncIterator[None]:
+async def _served(settings: Settings, text: str, router: Router) -> AsyncIterator[None]:
     from starlette.applications import Starlette
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
-    from mcp_pools.doors.http_address import Address, bound, listen
+    from mcp_pools.doors.http_address import Address, bound, listen, names
     from mcp_pools.doors.http_server import HttpServer
 
     address = Address.read(text)
-    endpoint = MetricsEndpoint()
+    endpoint = MetricsEndpoint(counted=settings.metrics)
+
+    async def answer(request: Request) -> Response:
+        if not names(address, request.headers.get("host", "")):
+            return PlainTextResponse("Invalid Host header", 421)
+        return await endpoint.answer(request)
+
     with listen(address, flag="--metrics") as listening:
-        hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", address.host])
-        app = Starlette(routes=[Route(PATH, endpoint.answer, methods=["GET"])], middleware=[hosts])
-        server = HttpServer(app)
+        server = HttpServer(Starlette(routes=[Route(PATH, answer, methods=["GET"])]))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         say("metrics.served", address=bound(address, listening).authority)
         async with endpoint.of(router):
