@@ -28,6 +28,7 @@ from mcp_pools.adapter import (
     Launch,
     Printed,
     Progressed,
+    Ran,
     Returned,
     Sink,
     Slot,
@@ -282,6 +283,8 @@ class LocalPool:
                 self._sink(Printed(attempt_id, body))
             case ["progress", attempt_id, done, total, message]:
                 self._sink(Progressed(attempt_id, done, total, message))
+            case ["ran", attempt_id, started, ended, pid]:
+                self._sink(Ran(attempt_id, started, ended, pid))
             case ["ready"] if worker.state == "starting":
                 worker.state = "ready"
                 self._failed_starts = 0

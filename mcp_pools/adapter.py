@@ -37,6 +37,8 @@ class Launch:
     worker: str
     """Where the adapter said it would go (`Slot.worker`)."""
     seq: int
+    traceparent: str | None = None
+    """The trace context that whatever runs it goes on with; the parent of its spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,19 @@ class Progressed:
     done: float
     total: float | None
     message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """When its handler ran (Unix seconds, by the clock of whoever ran it) and in which process.
+
+    Optional, before `Ended`: it makes the launch's span exact.
+    """
+
+    attempt_id: str
+    started: float
+    ended: float
+    pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +114,7 @@ class Changed:
     """Workers, free slots or health changed: look again."""
 
 
-AdapterEvent = Started | Progressed | Printed | Ended | Returned | Changed
+AdapterEvent = Started | Ran | Progressed | Printed | Ended | Returned | Changed
 Sink = Callable[[AdapterEvent], None]
 """Takes an event on the event loop's thread, at once and without raising."""
 

@@ -94,6 +94,8 @@ class Client:
             f"{_META}clientInfo": {"name": "mcp-pools", "version": __version__},
             f"{_META}clientCapabilities": {"elicitation": {"form": {}}},
         }
+        if (trace := os.environ.get("TRACEPARENT")) is not None:
+            meta["traceparent"] = trace
         params = {"name": tool_name, "arguments": arguments, **(agreed or {}), "_meta": meta}
         return {"jsonrpc": "2.0", "id": self._sent, "method": "tools/call", "params": params}
 

@@ -9,6 +9,12 @@ from mcp_pools.store import TaskRow
 from mcp_pools.telemetry import Meters
 
 
+def count_start(meters: Meters, pool: str, row: TaskRow) -> None:
+    """A launch is on disk. How long it waited is told of the first: later ones wait for other reasons."""
+    if row.launch == 1:
+        meters.observe(telemetry.QUEUE_SECONDS, (row.started_at or 0.0) - row.created_at, pool)
+
+
 def count_end(meters: Meters, row: TaskRow) -> None:
     """A task's end is on disk."""
     pool = row.pool or ""

@@ -11,7 +11,7 @@ import functools
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Final
 
 import anyio
@@ -20,7 +20,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import Implementation
 
-from mcp_pools import __version__
+from mcp_pools import __version__, tracing
 from mcp_pools.errors import PoolsError
 
 MOST_BYTES: Final = 1 << 20
@@ -72,6 +72,13 @@ async def connected(url: str, peer: _Peer | None = None) -> AsyncIterator[Client
         ) as client,
     ):
         yield client
+
+
+def continuing(traceparent: str | None) -> AbstractContextManager[None]:
+    """Calls made in the block go on with a launch's trace (`Launch.traceparent`): the SDK's client conveys
+    it in their `_meta`.
+    """
+    return tracing.under(traceparent)
 
 
 class _Peer(httpx2.AsyncHTTPTransport):

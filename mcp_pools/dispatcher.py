@@ -21,12 +21,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp_pools import telemetry
-from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Returned, Slot, Started
+from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Ran, Returned, Slot, Started
 from mcp_pools.balancing import Balancing
 from mcp_pools.chunks import still_to_do, whole_chunk
 from mcp_pools.commits import Commits
-from mcp_pools.counting import count_end, count_workers
+from mcp_pools.counting import count_end, count_start, count_workers
 from mcp_pools.errors import PoolsError
+from mcp_pools.events import tell
 from mcp_pools.models import Progress
 from mcp_pools.moves import Moves
 from mcp_pools.pool import LivePool, LiveTask
@@ -96,6 +97,7 @@ class Dispatcher:
         self.tasks[row.task_id] = live
         kind = "task.started" if slots else "task.queued"
         event = EventRow(at=row.created_at, kind=kind, pool=row.pool, task_id=row.task_id)
+        tell(event, live.trail.ids)
         try:
             kept = await self.commits.landed(Accept(row, event))
         except BaseException:
@@ -109,6 +111,7 @@ class Dispatcher:
             self._drop(pool, live)
             return None
         self.meters.add(telemetry.SUBMITTED, pool.name, row.task_type)
+        live.trail.accepted(row)
         if slots:
             self._launch(pool, live)
         else:
@@ -239,7 +242,9 @@ class Dispatcher:
             live.whole.happened(kind)
             return None
         row = live.row
-        return EventRow(at=time.time(), kind=f"task.{kind}", pool=row.pool, task_id=row.task_id, data=data)
+        event = EventRow(at=time.time(), kind=f"task.{kind}", pool=row.pool, task_id=row.task_id, data=data)
+        tell(event, live.trail.ids)
+        return event
 
     def _wait_for_quota(self, pool: LivePool, now: float) -> None:
         """Look again when a limit that holds a pool's tasks back lets the next one go."""
@@ -264,14 +269,14 @@ class Dispatcher:
         row.started_at = time.time()
         row.pool, row.pool_type = pool.name, pool.row.spec.type
         live.slot, live.launched = slot, False
+        live.trail.taken(row)
         pool.running[row.attempt_id] = live
         self._registry.quotas.started(pool.name, row.caller, time.monotonic())
 
     def _launch(self, pool: LivePool, live: LiveTask) -> None:
         """The task is on disk as running: run it, unless somebody has changed their mind."""
-        if live.row.launch == 1:
-            waited = (live.row.started_at or 0.0) - live.row.created_at
-            self.meters.observe(telemetry.QUEUE_SECONDS, waited, pool.name)
+        count_start(self.meters, pool.name, live.row)
+        live.trail.kept(live.row)
         if live.cancelling:
             self._called_off(pool, live, Ended(live.row.attempt_id, "cancelled", message=live.why_cancelled))
         elif live.row.task_type not in self._intake.task_types:
@@ -324,6 +329,8 @@ class Dispatcher:
             live.add_output(event.data)
         elif isinstance(event, Progressed):
             live.add_progress(Progress(done=event.done, total=event.total, message=event.message))
+        elif isinstance(event, Ran):
+            live.trail.ran(event)
         elif isinstance(event, Returned):
             self._returned(pool, live)
 
@@ -346,6 +353,7 @@ class Dispatcher:
             ended = replace(ended, message=live.why_cancelled)
         if live.row.items is not None:
             ended = whole_chunk(live.row, ended)
+        live.trail.attempted(live.row, ended)
         verdict = judge(
             ended.code,
             attempt=live.row.attempt,
@@ -404,6 +412,7 @@ class Dispatcher:
         """A launch that never started goes back, its attempt unused."""
         row = live.row
         self._gone(pool, row.attempt_id)
+        live.trail.returned(row)
         row.status = step(row.task_id, row.status, "return")
         row.attempt -= 1
         row.worker = row.started_at = None
@@ -420,12 +429,14 @@ class Dispatcher:
         row.error = None if ended.code is None else live.masked(error_bytes(ended))
         row.output_tail = live.output
         row.progress = live.masked(json.dumps(asdict(live.progress)).encode()) if live.progress else None
+        live.trail.ending()
         event = self.event(live, row.status) if live.whole is None else live.whole.ending(live)
         self.commits.after(Update(row, row.launch, event), partial(self._finished, live))
 
     def _finished(self, live: LiveTask) -> None:
         self.tasks.pop(live.task_id, None)
         count_end(self.meters, live.row)
+        live.trail.ended(live.row)
         live.wake()
         if live.whole is not None:
             live.whole.ended_part(live)

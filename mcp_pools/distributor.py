@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mcp_pools import plugins, telemetry
+from mcp_pools import plugins, telemetry, tracing
 from mcp_pools.counting import count_end
 from mcp_pools.dispatcher import AT_ONCE, Dispatcher
 from mcp_pools.distribution import FOLDS, Outcome, chunk_size, fold, place, split, verdict
@@ -34,6 +34,7 @@ from mcp_pools.present import distribution_view, outcomes_of
 from mcp_pools.routing import NAMES, TYPE
 from mcp_pools.states import TERMINAL
 from mcp_pools.store import FOLD, AcceptDistribution, DistributionRow, EndDistribution, TaskRow
+from mcp_pools.trail import distribution_ended
 
 if TYPE_CHECKING:
     from mcp_pools.intake import Intake
@@ -140,6 +141,7 @@ class Distributor:
             cwd=caller.cwd,
             idempotency_key=request.idempotency_key,
             request_hash=digest(request, wanted),
+            trace=tracing.here(),
         )
 
     def _rows(
@@ -148,6 +150,7 @@ class Distributor:
         common |= {"roots": parts.roots, "distribution_id": row.distribution_id}
         common |= {"pinned": row.strategy == "broadcast"}
         types = {name: self._registry.pools[name].row.spec.type for name in set(places)}
+        trace = tracing.part_of(row.trace, row.distribution_id)
         ids, created_at = new_ids("t", len(places)), common.pop("created_at")
         return [
             TaskRow(
@@ -158,6 +161,7 @@ class Distributor:
                 items=parts.items[at],
                 pool=places[at],
                 pool_type=types[places[at]],
+                trace=trace if at < tracing.MOST_PARTS else None,
                 **common,
             )
             for at, payload in enumerate(parts.payloads)
@@ -300,6 +304,7 @@ class Distributor:
         row.status, row.finished_at = status, time.time()
         ended = EndDistribution(row, whole.event(status))
         await self._dispatcher.commits.landed(ended, patience=float("inf"))
+        distribution_ended(row)
         self.living.pop(whole.distribution_id, None)
         whole.over.set()
 
@@ -340,6 +345,7 @@ class Distributor:
         caller = Caller(name=row.caller, cwd=row.cwd, depth=first.depth)
         task = await beside(lambda: self._intake.row(request, caller), results)
         task.distribution_id, task.part = row.distribution_id, FOLD
+        task.trace = tracing.part_of(row.trace, row.distribution_id)
         live = await self._dispatcher.accept(task, self._dispatcher.choose(task))
         assert live is not None, "it has no idempotency key"
         if whole.cancelling:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from mcp_pools import tracing
 from mcp_pools.adapter import Ended, Launch
 from mcp_pools.distribution import items_of
 from mcp_pools.errors import PoolsError, explain, nearest
@@ -103,6 +104,7 @@ class Intake:
             pinned=request.pool is not None,
             idempotency_key=request.idempotency_key,
             request_hash=request.digest() if request.idempotency_key else None,
+            trace=tracing.here(),
             **self.common(request, caller),
         )
 
@@ -274,6 +276,7 @@ class Intake:
             depth=row.depth,
             worker=row.worker or "",
             seq=row.seq,
+            traceparent=None if row.trace is None else tracing.run_of(row.trace, row.attempt_id),
         )
 
     def needs_secrets(self, row: TaskRow) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from mcp_pools.events import tell
 from mcp_pools.models import Status
 from mcp_pools.pool import LiveTask, ProgressReport
 from mcp_pools.present import outcomes_of
@@ -115,7 +116,9 @@ class LiveDistribution:
             "since": dict(sorted(happened.items())),
             "pools": {pool: dict(counts) for pool, counts in news.items()},
         }
-        return EventRow(at=time.time(), kind=f"distribution.{kind}", data=data)
+        event = EventRow(at=time.time(), kind=f"distribution.{kind}", data=data)
+        tell(event, {})
+        return event
 
     def _report(self) -> None:
         now = time.monotonic()

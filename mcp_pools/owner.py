@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from mcp_pools import __version__
 from mcp_pools.doors.connection import Connection
 from mcp_pools.doors.hello import LEAVING, LONGEST_HELLO, Hello, Reply, newer
-from mcp_pools.doors.owner_log import say, write_to_stderr
+from mcp_pools.doors.owner_log import say, set_level, write_to_stderr
 from mcp_pools.doors.sessions import Session, admit, product_sessions
 from mcp_pools.errors import PoolsError, exit_code
 from mcp_pools.home import Home
@@ -244,6 +244,7 @@ def product(home: Home, config: str | None) -> Composition:
 
 def composed(settings: Settings) -> Composition:
     """The real parts, configured."""
+    set_level(settings.log_level)
     return Composition(
         open_router=lambda: _opened(settings),
         sessions=product_sessions(),

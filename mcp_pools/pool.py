@@ -17,6 +17,7 @@ from mcp_pools.quotas import Quotas
 from mcp_pools.routing import ANY, PoolLoad
 from mcp_pools.secret import masked
 from mcp_pools.store import EventRow, PoolRow, TaskRow
+from mcp_pools.trail import Trail, trail_of
 
 if TYPE_CHECKING:
     from mcp_pools.adapter import Adapter, Slot
@@ -80,6 +81,8 @@ class LiveTask:
     progress: Progress | None = None
     listeners: list[ProgressReport] = field(default_factory=list)
     lane: Lane = field(init=False)
+    trail: Trail = field(init=False)
+    """Its spans."""
     heading_for: LivePool | None = None
     """Where it will wait once its move is on disk; it counts as arriving there."""
     whole: Whole | None = None
@@ -96,6 +99,7 @@ class LiveTask:
         self.cancelling |= self.row.cancel_requested_at is not None
         self._woken = self.row.finished_at is not None
         row = self.row
+        self.trail = trail_of(row)
         self.lane = plain_lane(row.caller, not row.pinned and row.strategy in STOLEN, row.task_type)
         if row.selector:
             self.lane = self.lane._replace(selector=tuple(sorted(row.selector.items())))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mcp_pools import agents, plugins
 from mcp_pools.adapter import AdapterEvent, Launch, Surroundings
 from mcp_pools.errors import PoolsError, nearest
+from mcp_pools.events import tell
 from mcp_pools.home import Home
 from mcp_pools.models import Health, HealthReport, Pool, PoolDetail, PoolHealth, PoolList, PoolSpec
 from mcp_pools.policy import Judge, child_environment
@@ -206,6 +207,7 @@ class Registry:
         if pool.health != before:
             data = {"reason": pool.reason} if pool.reason else {}
             event = EventRow(at=time.time(), kind=f"pool.{pool.health}", pool=pool.name, data=data)
+            tell(event, {})
             self.store.commit(Happened(event)).add_done_callback(
                 lambda done: done.cancelled() or done.exception()
             )
@@ -280,7 +282,9 @@ class Registry:
         kind = plugins.adapter(spec.type, self.settings.adapters)
         kind(spec, self._surroundings(spec))  # refuses a definition it cannot serve
         row = PoolRow(pool_id=new_pool_id(), spec=spec, created_at=time.time())
-        await self.store.commit(PutPool(row, self._registered(row)))
+        event = self._registered(row)
+        tell(event, {})
+        await self.store.commit(PutPool(row, event))
         if known is not None and spec.type == known.row.spec.type:
             return self._adopt(known, row)
         pool = self._know(row)
@@ -381,6 +385,7 @@ class Registry:
 
     async def _put(self, pool: LivePool, event: EventRow) -> None:
         """Keep a pool, with what happened to it. Of the implied one only its size is ever read again."""
+        tell(event, {})
         await self.store.commit(PutPool(pool.row, event))
 
     async def close_all(self) -> None:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from mcp_pools import plugins
+from mcp_pools import plugins, tracing
 from mcp_pools.balancing import STRATEGIES, told
 from mcp_pools.discovery import Finder
 from mcp_pools.dispatcher import Dispatcher
@@ -30,6 +30,7 @@ from mcp_pools.history import LONGEST_WATCH, History
 from mcp_pools.intake import Intake, Request
 from mcp_pools.live_distribution import LiveDistribution
 from mcp_pools.models import Caller, Cancelled, Discovered, Distribution, Pool, Rebalanced, Task, Watched
+from mcp_pools.outward import events_sent, spans_exported
 from mcp_pools.pool import LivePool, LiveTask, ProgressReport
 from mcp_pools.present import part_of, part_of_distribution, task_view
 from mcp_pools.registry import IMPLIED, Registry
@@ -58,10 +59,9 @@ class Router:
         """Ids of the tasks accepted through this view of the router."""
         self._report: ProgressReport | None = None
         self._intake = Intake(settings, registry.task_types)
-        rng = random.Random(os.urandom(8))  # noqa: S311 - spreads load, guards nothing
-        self.dispatcher = Dispatcher(registry, self._intake, rng)
-        self.distributor = Distributor(registry, self._intake, self.dispatcher, rng)
-        self._rng = rng
+        self._rng = random.Random(os.urandom(8))  # noqa: S311 - spreads load, guards nothing
+        self.dispatcher = Dispatcher(registry, self._intake, self._rng)
+        self.distributor = Distributor(registry, self._intake, self.dispatcher, self._rng)
         self.history = History(registry.store, self._living)
 
     @classmethod
@@ -76,7 +76,11 @@ class Router:
             PoolsError: `conflict` when somebody else owns the home, or it cannot be used.
         """
         registry = Registry(settings, plugins.task_types(settings))
-        async with registry.owned(lock):
+        async with (
+            spans_exported(),
+            registry.owned(lock),
+            events_sent(settings, registry.store),
+        ):
             router = cls(settings, registry)
             try:
                 await router._recover()
@@ -133,6 +137,7 @@ class Router:
             live = await self.dispatcher.accept(row, chosen)
             if live is not None:
                 self.accepted.append(row.task_id)
+                tracing.note(tracing.TASK_ID, row.task_id)
                 if wait:
                     await self._wait(live, _FOREVER)
                 return self._view(live)
@@ -186,6 +191,7 @@ class Router:
             else:
                 known = whole.distribution_id
                 self.accepted.append(known)
+                tracing.note(tracing.DISTRIBUTION_ID, known)
         return await self._distribution(known, _FOREVER if wait else 0.0)
 
     async def _already_distributed(self, request: Request, wanted: Wanted) -> str | None:
@@ -424,8 +430,8 @@ class Router:
     async def watch(self, cursor: str | None = None, wait_seconds: float = 0.0) -> Watched:
         """What happened since a cursor, and the pools as they stand; see `History.watch`."""
         if not 0 <= wait_seconds <= LONGEST_WATCH:
-            message = f"wait_seconds is {wait_seconds}."
-            raise PoolsError("invalid_payload", message, f"Give 0 to {LONGEST_WATCH:g}.")
+            given = f"wait_seconds is {wait_seconds}."
+            raise PoolsError("invalid_payload", given, f"Give 0 to {LONGEST_WATCH:g}.")
         patience = wait_seconds if self.caller.patience is None else min(wait_seconds, self.caller.patience)
         events, behind = await self.history.watch(cursor, patience, self.caller.narrowed)
         return Watched(events=events, cursor=behind, pools=self.registry.list().pools)

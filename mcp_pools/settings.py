@@ -52,7 +52,7 @@ RESERVED: Final = frozenset(
 WORKING_DIRECTORY_FILE: Final = "mcp-pools.yaml"
 _FILE_BYTES: Final = 1 << 20
 _STRANGERS_BYTES: Final = 1 << 16
-_UNQUOTED: Final = frozenset({"store", "secrets"})
+_UNQUOTED: Final = frozenset({"store", "secrets", "events_url"})
 """Keys whose values may hold a password."""
 
 Count = Annotated[int, Field(ge=1)]
@@ -139,6 +139,10 @@ class Settings(BaseModel):
     default_timeout: Seconds = 300.0
     default_max_attempts: Count = 1
     max_depth: int = Field(2, ge=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What an owner writes into its log from; `debug`: every event."""
+    events_url: str | None = Field(None, pattern="^https?://[^/]")
+    """Where events are sent to as CloudEvents, in batches; none: nowhere."""
 
     _config_file: Path | None = PrivateAttr(None)
 

@@ -42,6 +42,8 @@ class TaskRow:
     distribution_id: str | None = None
     idempotency_key: str | None = None
     request_hash: str | None = None
+    trace: str | None = None
+    """The `traceparent` it was asked for under. Kept of sampled traces, and known of unfinished rows."""
     part: int | None = None
     """Its place among the parts of its distribution; `FOLD` for the one that folds the others' results."""
     items: int | None = None
@@ -93,6 +95,8 @@ class DistributionRow:
     cwd: str = "/"
     idempotency_key: str | None = None
     request_hash: str | None = None
+    trace: str | None = None
+    """As in a task's row."""
     cancel_requested_at: float | None = None
     # Change with its end.
     status: Status = "queued"

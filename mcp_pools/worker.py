@@ -212,13 +212,26 @@ class Executor:
         # Children that a handler starts without a word on their environment get these too.
         os.environ["MCP_POOLS_DEPTH"] = str(facts["depth"] + 1)
         os.environ["MCP_POOLS_ATTEMPT"] = attempt_id
+        self._continue(facts.get("traceparent"))
+        started = time.time()
         code, body, rest = self._outcome(handler, payload, facts)
+        ended = time.time()
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of the handler's: only the original may speak
         self._end_strays()
         self._flush()
         self._restore()
+        if facts.get("traceparent", "").endswith("1"):
+            self.send(["ran", attempt_id, started, ended, self._pid])
         self.send(["ended", attempt_id, code, *rest], body)
+
+    def _continue(self, traceparent: str | None) -> None:
+        """What a handler starts goes on with its launch's trace, and with no other's."""
+        given = traceparent or self.environment.get("TRACEPARENT")
+        if given is None:
+            os.environ.pop("TRACEPARENT", None)
+        else:
+            os.environ["TRACEPARENT"] = given
 
     def _restore(self) -> None:
         """The next launch finds the directory and the output as this one did."""
@@ -314,6 +327,7 @@ class Running:
             **executor.environment,
             "MCP_POOLS_DEPTH": str(facts["depth"] + 1),
             "MCP_POOLS_ATTEMPT": self.attempt_id,
+            **({"TRACEPARENT": facts["traceparent"]} if "traceparent" in facts else {}),
         }
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:

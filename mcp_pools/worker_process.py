@@ -92,6 +92,8 @@ class WorkerProcess:
             "roots": launch.roots,
             "depth": launch.depth,
         }
+        if launch.traceparent is not None:
+            facts["traceparent"] = launch.traceparent
         wire.send(self.channel, [launch.attempt_id, launch.seq, launch.handler, facts], launch.payload)
 
     def receive(self, most: int) -> Iterator[tuple[list[Any], bytes]]:

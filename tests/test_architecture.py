@@ -25,10 +25,10 @@ LAYERS = {
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses definitions secret searchable adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
-    "program payload filling tabular ecosystem agents worktree shortening",
-    2: "plugins present bridge stores task_types adapters",
+    "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events",
+    2: "plugins present bridge otlp stores task_types adapters",
     3: "worker commits counting intake pool registry dispatcher history live_distribution distributor "
-    "balancing discovery moves",
+    "balancing discovery moves outward cloud_events",
     4: "router",
     5: "tool questions",
     6: "tools",
@@ -38,7 +38,7 @@ LAYERS = {
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
     "completion reference answers type_listing resources subscriptions prompts completions http_address "
     "http_server http_door http_guard issuer token_file tokens event_store event_messages "
-    "exposition metrics_door",
+    "exposition metrics_door logs",
     8: "owner",
     9: "__init__ __main__ foreground",
 }

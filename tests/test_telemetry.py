@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import http.client
-import http.server
 import os
+import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import machine_of
+from collector import collecting
+from machine import Machine, machine_of
 from mcp import Client
 from prometheus_client.parser import text_string_to_metric_families
 from served import CONSOLE, Server
 from transports import session_transport
-from waiting import until
 
 from mcp_pools import Router, Settings, telemetry
 from mcp_pools.doors.http_address import Address, names
@@ -298,44 +295,32 @@ def test_only_its_own_names_are_answered(host: str, named: bool) -> None:
     assert names(Address("127.0.0.2", 9464), host) is named
 
 
-def test_a_detached_owner_serves_them_where_it_was_told(home: Path, tmp_path: Path) -> None:
-    """The setting, which `serve --metrics` sets, names the place."""
+def logged(machine: Machine, event: str) -> str:
+    """The line of an event in the owner's log."""
+    lines = (machine.home / "owner.log").read_text().splitlines()
+    return next(line for line in lines if event in line)
+
+
+@pytest.mark.anyio
+async def test_a_detached_owner_serves_them_where_it_was_told(home: Path, tmp_path: Path) -> None:
+    """`serve --metrics` tells the owner that it starts."""
     with machine_of(home / "state", tmp_path) as machine:
-        machine.environment["MCP_POOLS_METRICS_ADDRESS"] = "127.0.0.1:0"
-        assert machine.console("execute", "-t", "echo", "--payload", "x=1").returncode == 0
-        lines = (machine.home / "owner.log").read_text().splitlines()
-        line = next(line for line in lines if "metrics.served" in line)
-        port = int(line.partition("127.0.0.1:")[2].partition('"')[0])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        connection.request("GET", "/metrics")
-        samples = read(connection.getresponse().read().decode())
-        connection.close()
+        async with machine.client("--metrics", "127.0.0.1:0") as client:
+            await client.call_tool("pool_execute", {"task_type": "echo", "payload": {}})
+            port = int(logged(machine, "metrics.served").partition("127.0.0.1:")[2].partition('"')[0])
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", "/metrics")
+            samples = read(connection.getresponse().read().decode())
+            connection.close()
     assert total(samples, "mcp_pools_tasks_total", status="completed") == 1
 
 
-@contextmanager
-def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """An OTLP collector's address, and what it was sent."""
-    got: list[bytes] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *words: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", got
-        finally:
-            server.shutdown()
-            thread.join()
+def test_a_place_that_cannot_be_served_stops_no_owner(home: Path, tmp_path: Path) -> None:
+    """Taken by somebody else: a line in the log says so, and the work goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, machine_of(home / "state", tmp_path) as machine:
+        machine.environment["MCP_POOLS_METRICS_ADDRESS"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert machine.answer("execute", "-t", "echo", "--payload", "x=1")["status"] == "completed"
+        assert "is in use by another process" in logged(machine, "metrics.failed")
 
 
 @pytest.mark.anyio
@@ -343,21 +328,12 @@ async def test_they_go_to_a_collector_when_the_environment_says_so(
     router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counters, gauges and histograms; what is left goes at the end."""
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-
     await pool_execute(router, task_type="echo", payload={})
-    with collector() as (url, got):
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         assert telemetry.wants_otlp()
         await Exposition(router, otlp=True).aclose()
-        await until(lambda: got)
-    found = {
-        metric.name: metric
-        for sent in map(ExportMetricsServiceRequest.FromString, got)
-        for resource in sent.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    }
+    found = collector.metrics
     assert found.keys() >= {"mcp_pools_tasks", "mcp_pools_queue_size", "mcp_pools_task_duration_seconds"}
     [point] = found["mcp_pools_task_duration_seconds"].histogram.data_points
     assert point.count == sum(point.bucket_counts) == 1 and point.sum > 0
@@ -366,21 +342,26 @@ async def test_they_go_to_a_collector_when_the_environment_says_so(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("variable", "said"),
-    [(None, "pip install 'mcp-pools[otlp]'"), ("OTEL_METRIC_EXPORT_INTERVAL", "interval value -5.0")],
+    ("variable", "value", "said"),
+    [
+        (None, "", "pip install 'mcp-pools[otlp]'"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "-5", "interval value -5.0"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc", "OTLP is spoken over http/protobuf here, not grpc."),
+    ],
 )
 async def test_what_cannot_be_sent_is_a_line_in_the_log(
     router: Router,
     variable: str | None,
+    value: str,
     said: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Without the package, and with what OpenTelemetry refuses; `/metrics` is there all the same."""
+    """Without the package, and with what is not spoken or refused; `/metrics` is there all the same."""
     if variable is None:
         monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)
     else:
-        monkeypatch.setenv(variable, "-5")
+        monkeypatch.setenv(variable, value)
     exposition = Exposition(router, otlp=True)
     assert said in caplog.text
     assert "mcp_pools_pool_status" in read((await exposition.text()).decode())

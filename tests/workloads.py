@@ -79,3 +79,13 @@ def fail_or_hold(fail: bool, gate: str) -> None:
         raise RuntimeError("told to")
     while not os.path.exists(gate):
         time.sleep(0.005)
+
+
+@task_type(summary="Say which trace it belongs to")
+def whose_trace(context: Context) -> dict[str, Any]:
+    """As its environment says, as that of its children would, and its process."""
+    return {
+        "own": os.environ.get("TRACEPARENT"),
+        "children": context.env.get("TRACEPARENT"),
+        "pid": os.getpid(),
+    }

@@ -20,6 +20,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from mcp_pools import tracing
 from mcp_pools.doors import jsonrpc
 from mcp_pools.doors.connection import Connection
 from mcp_pools.doors.owner_log import say
@@ -101,7 +102,8 @@ class Calls:
     async def _answer(self, number: int | str, params: dict[str, Any]) -> None:
         name, arguments = str(params.get("name")), params.get("arguments") or {}
         try:
-            content = await self._call(name, arguments, self._reporter(params))
+            with tracing.call(name, params.get("_meta")):
+                content = await self._call(name, arguments, self._reporter(params))
         except PoolsError as refused:
             self._succeed(number, _refusal(refused), refused=str(refused))
         except LookupError:

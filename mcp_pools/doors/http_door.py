@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Final
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from mcp_pools import tracing
 from mcp_pools.doors.event_store import ResumableSessions
 from mcp_pools.doors.http_address import Address, authority, host_names, origins
 from mcp_pools.doors.http_guard import ENVELOPE_BYTES, METADATA_PATH, Guard, Refused
@@ -108,7 +110,8 @@ class McpEndpoint:
         except Refused as refused:
             await refused.response(scope, receive, send)
         else:
-            await self._sessions.handle_request(scope, receive, send)
+            with tracing.under(Headers(scope=scope).get(tracing.CONVEYED)):
+                await self._sessions.handle_request(scope, receive, send)
 
     @asynccontextmanager
     async def _lifespan(self, server: Server[Session]) -> AsyncIterator[Session]:

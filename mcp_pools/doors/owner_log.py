@@ -1,27 +1,21 @@
-"""An owner's events: one line of JSON each, on stderr, which is `owner.log` when it is detached."""
+"""An owner's log: its stderr, which is `owner.log` when it is detached. How it looks: `logs`."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import sys
-import time
-import traceback
-from typing import Any
+from mcp_pools.events import say
 
-_LOGGER = logging.getLogger("mcp_pools")
-
-
-def say(event: str, **facts: Any) -> None:
-    """Write one event. Inside an `except` block its traceback goes along as `trace`."""
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    trace = {"trace": traceback.format_exc()} if sys.exc_info()[0] else {}
-    _LOGGER.info(json.dumps({"at": at, "event": event, "pid": os.getpid(), **facts, **trace}, default=str))
+__all__ = ["say", "set_level", "write_to_stderr"]
 
 
 def write_to_stderr() -> None:
-    """Send the events of this process to its stderr."""
-    _LOGGER.handlers[:] = [logging.StreamHandler(sys.stderr)]
-    _LOGGER.setLevel(logging.INFO)
-    _LOGGER.propagate = False
+    """Send all that this process logs to its stderr."""
+    from mcp_pools.logs import write_to
+
+    write_to()
+
+
+def set_level(level: str) -> None:
+    """From which level on it is written: `log_level`."""
+    from mcp_pools import logs
+
+    logs.set_level(level)

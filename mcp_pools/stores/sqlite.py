@@ -186,14 +186,21 @@ class SqliteStore:
         return (row.task_id, change.fence, self._epoch, *sql.changing(row))
 
     def _distributed(self, change: AcceptDistribution) -> Sequence[Writes]:
-        return [("distribution", [sql.distribution(change.row)]), *self._accepted(change.parts)]
+        traced = [("trace", sql.traced([(change.row.distribution_id, change.row.trace)]))]
+        accepted = self._accepted(change.parts)
+        return [
+            ("distribution", [sql.distribution(change.row)]),
+            *accepted,
+            *(each for each in traced if each[1]),
+        ]
 
     def _accepted(self, rows: Sequence[TaskRow]) -> list[Writes]:
         """New tasks, and the tables beside them: of large payloads, of parts."""
         apart = [(row.task_id, row.payload) for row in rows if len(row.payload) > INLINE_PAYLOAD]
         parts = [sql.part(row) for row in rows if row.part is not None]
         accepted = [(self._epoch, *sql.fixed(row), *sql.changing(row), inlined(row)) for row in rows]
-        beside: list[Writes] = [("payload", apart), ("part", parts)]
+        traced = sql.traced([(row.task_id, row.trace) for row in rows if row.trace is not None])
+        beside: list[Writes] = [("payload", apart), ("trace", traced), ("part", parts)]
         return [("accept", accepted), *(each for each in beside if each[1])]
 
     def _add(self, events: Sequence[EventRow | None], size: int, *writes: Writes) -> asyncio.Future[bool]:
@@ -337,8 +344,7 @@ class SqliteStore:
         return rows[0] if rows else None
 
     async def unfinished_distributions(self) -> list[DistributionRow]:
-        where = "finished_at IS NULL ORDER BY distribution_id"
-        rows: list[DistributionRow] = await self._ask(lambda db: sql.distributions(db, where))
+        rows: list[DistributionRow] = await self._ask(sql.unfinished_distributions)
         return rows
 
     async def parts(self, distribution_id: str) -> list[TaskRow]:

@@ -216,6 +216,16 @@ async def test_unfinished_tasks_come_oldest_first(store: Any) -> None:
 # Repeating and refusing.
 
 
+async def test_a_sampled_trace_is_known_as_long_as_its_task_is_unfinished(make: Make, home: Path) -> None:
+    """The next owner goes on with it; one that nobody samples is not worth a row."""
+    sampled, unsampled = f"00-{'1' * 32}-{'2' * 16}-01", f"00-{'1' * 32}-{'2' * 16}-00"
+    async with opened(make, home) as store:
+        for task_id, trace in (("t_1", sampled), ("t_2", unsampled), ("t_3", None)):
+            await keep(store, Accept(a_task(task_id, trace=trace)))
+    async with opened(make, home) as store:
+        assert [row.trace for row in await store.unfinished()] == [sampled, None, None]
+
+
 async def test_repeating_any_change_changes_nothing(store: Any) -> None:
     """A caller that saw an error may hand the same change over again, at once or later."""
     row, big = a_task("t_1"), a_task("t_2", payload=b"p" * 100_000)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from mcp_pools.errors import PoolsError
 from mcp_pools.store import DistributionRow, EventRow, TaskRow
+from mcp_pools.tracing import is_kept
 
 APPLICATION_ID: Final = 0x6D637070
 """Says in the file's header that it is ours (`mcpp`)."""
@@ -87,6 +88,7 @@ STATEMENTS: Final[dict[str, Statement]] = {
     "distribution": insert("distributions", (*DISTRIBUTION, *ENDING), "ON CONFLICT DO NOTHING"),
     "accept": insert("tasks", ("epoch", *FIXED, *CHANGING, "payload"), "ON CONFLICT DO NOTHING"),
     "payload": insert("payloads", ("task_id", "payload"), "ON CONFLICT DO NOTHING"),
+    "trace": insert("traces", ("id", "trace"), "ON CONFLICT DO NOTHING"),
     "part": insert("parts", ("distribution_id", "part", "task_id", "items"), "ON CONFLICT DO NOTHING"),
     "cancel": one_at_a_time(
         "UPDATE tasks SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE task_id = ?"
@@ -231,9 +233,21 @@ def ending(row: DistributionRow) -> Row:
     return tuple(getattr(row, name) for name in ENDING)
 
 
+def traced(traces: Sequence[tuple[str, str | None]]) -> list[Row]:
+    """Rows of `traces`, of those that must be kept."""
+    return [(id, trace) for id, trace in traces if is_kept(trace)]
+
+
 def part(row: TaskRow) -> Row:
     """Which part of which distribution a task is."""
     return (row.distribution_id, row.part, row.task_id, row.items)
+
+
+def traces(db: sqlite3.Connection, table: str, key: str) -> dict[str, str]:
+    """The traces of what has not ended in a table, by id."""
+    return dict(
+        db.execute(f"SELECT id, trace FROM {table} JOIN traces ON id = {key} WHERE finished_at IS NULL")  # noqa: S608
+    )
 
 
 def distributions(db: sqlite3.Connection, where: str, *values: Any) -> list[DistributionRow]:
@@ -263,7 +277,17 @@ def unfinished(db: sqlite3.Connection) -> list[TaskRow]:
         for task_id, place, items in db.execute(which, (distribution_id,)):
             if (row := known.get(task_id)) is not None:
                 row.part, row.items = place, items
+    kept = traces(db, "tasks", "task_id")
+    for row in rows if kept else ():
+        row.trace = kept.get(row.task_id)
     return rows
+
+
+def unfinished_distributions(db: sqlite3.Connection) -> list[DistributionRow]:
+    """Every distribution that has not ended, oldest first."""
+    rows = distributions(db, "finished_at IS NULL ORDER BY distribution_id")
+    kept = traces(db, "distributions", "distribution_id")
+    return [replace(row, trace=kept.get(row.distribution_id)) for row in rows]
 
 
 def tasks(db: sqlite3.Connection, where: str, *values: Any) -> list[TaskRow]:
