@@ -143,7 +143,8 @@ async def test_every_query_returns_what_the_store_holds(watched: tuple[Server, P
     # Each round one task alone and two items of the distribution.
     assert prometheus.number('sum(mcp_pools_errors_total{code="task_error"})') == 2 * 3
     assert prometheus.number('sum(mcp_pools_scaling_events_total{pool="b",direction="down"})') >= 2
-    assert prometheus.number("count(ALERTS) or vector(0)") == 0
+    # A share of failures such as this one's may have begun to count towards an alert, yet calls nobody.
+    assert prometheus.number('count(ALERTS{alertstate="firing"}) or vector(0)') == 0
 
 
 def silent(prometheus: Prometheus) -> list[str]:
