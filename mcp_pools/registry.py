@@ -17,7 +17,7 @@ from mcp_pools.adapter import AdapterEvent, Launch, Surroundings
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.events import tell
 from mcp_pools.home import Home
-from mcp_pools.models import Health, HealthReport, Pool, PoolDetail, PoolHealth, PoolList, PoolSpec
+from mcp_pools.models import Caller, Health, HealthReport, Pool, PoolDetail, PoolHealth, PoolList, PoolSpec
 from mcp_pools.policy import Judge, child_environment
 from mcp_pools.pool import LivePool
 from mcp_pools.present import metrics_view
@@ -179,10 +179,13 @@ class Registry:
         ]
         return PoolList(pools=found, total=len(found))
 
-    async def detail(self, name: str) -> PoolDetail:
-        """One pool, whole."""
+    async def detail(self, name: str, caller: Caller) -> PoolDetail:
+        """One pool, whole; of workers whose task the caller may not see, only that they work."""
         pool = self.pool(name)
         workers = [*pool.adapter.workers] if pool.adapter else []
+        if not caller.everything:
+            own = {live.task_id for live in pool.running.values() if caller.sees(live.row.caller)}
+            workers = [each if each.task_id in own else replace(each, task_id=None) for each in workers]
         memory = sum(worker.memory_bytes or 0 for worker in workers)
         view = self.view(pool)
         fields = {name: getattr(view, name) for name in view.__dataclass_fields__}

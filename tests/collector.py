@@ -29,7 +29,7 @@ class Seen(NamedTuple):
 
 
 class Collector(ThreadingHTTPServer):
-    """Keeps every span it is sent, and of each metric what was sent last."""
+    """Keeps every span it is sent, and the latest of every metric by its name."""
 
     daemon_threads = True
 
@@ -37,7 +37,6 @@ class Collector(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.spans: list[Seen] = []
         self.metrics: dict[str, Any] = {}
-        """By name."""
 
     @property
     def url(self) -> str:

@@ -30,7 +30,13 @@ from mcp_pools.settings import Settings
 from mcp_pools.tool import TOOLS
 
 AUDIENCE = "https://pools.example.org/mcp"
-FIXED = {"reader": "pools:read", "ann": "pools:execute", "bob": "pools:execute", "root": "pools:admin"}
+FIXED = {
+    "reader": "pools:read",
+    "ann": "pools:execute",
+    "bob": "pools:execute",
+    "root": "pools:admin",
+    "boss": "pools:admin",
+}
 ECHO = {"task_type": "echo", "payload": {"x": 1}}
 
 
@@ -76,7 +82,6 @@ def server(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "MCP_POOLS_HTTP_PUBLIC_URL": AUDIENCE,
         "MCP_POOLS_SECRETS": '{"introspection": {"env": "CLIENT_SECRET"}}',
         "CLIENT_SECRET": SECRET,
-        "MCP_POOLS_MCP_CONFIRM": "never",
     }
     started = Server(directory / "state", environment)
     try:
@@ -376,6 +381,21 @@ def test_a_session_is_that_of_the_token_that_opened_it(server: Server) -> None:
     headers = LEGACY | {"Mcp_Session_Id": session}
     assert headed(server, fixed("bob"), asked, headers).status_code == 404
     assert headed(server, fixed("ann"), asked, headers).status_code == 200
+
+
+def test_what_one_was_asked_another_cannot_answer(server: Server) -> None:
+    """The state between two rounds is its caller's."""
+    called(server, fixed("root"), "pool_register", name="asked", type="local")
+    message, headers = modern("tools/call", {"name": "pool_close", "arguments": {"name": "asked"}})
+    message["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = {"elicitation": {}}
+    asked = headed(server, fixed("root"), message, headers).json()["result"]
+    assert asked["resultType"] == "input_required"
+    yes = {"confirm": {"action": "accept", "content": {"confirm": True}}}
+    message["params"] |= {"inputResponses": yes, "requestState": asked["requestState"]}
+    assert headed(server, fixed("boss"), message, headers).json()["error"]["code"] == -32602
+    assert called(server, fixed("root"), "pool_get", name="asked")["status"] == "running"
+    done = headed(server, fixed("root"), message, headers).json()["result"]["structuredContent"]
+    assert done["status"] == "closed"
 
 
 @pytest.mark.anyio

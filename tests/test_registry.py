@@ -212,6 +212,17 @@ async def test_a_pool_of_size_zero_keeps_its_tasks_waiting(router: Router) -> No
     assert (await pool_task(router, task.task_id, wait_seconds=20)).status == "completed"
 
 
+async def test_a_workers_task_is_shown_to_who_may_see_it(router: Router, gate: Any) -> None:
+    """Others see that it is busy."""
+    ann, bob = (router.bound(Caller(name=name, everything=False)) for name in ("ann", "bob"))
+    task = await pool_execute(ann, **gate.task, wait=False)
+    await gate.entered()
+    for caller, shown in ((ann, task.task_id), (bob, None), (router, task.task_id)):
+        [worker] = (await pool_get(caller, "local")).worker_rows
+        assert (worker.status, worker.task_id) == ("busy", shown)
+    gate.open()
+
+
 # Closing.
 
 

@@ -34,7 +34,7 @@ async def pool_list(
 )
 async def pool_get(router: Router, name: Name) -> PoolDetail:
     """Show one pool: each worker, and how long its tasks took."""
-    return await router.registry.detail(name)
+    return await router.registry.detail(name, router.caller)
 
 
 @tool(

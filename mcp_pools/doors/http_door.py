@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from starlette.applications import Starlette
@@ -76,6 +77,8 @@ class McpEndpoint:
             security_settings=self.names.settings,
             max_request_body_size=settings.max_payload_bytes + ENVELOPE_BYTES,
         )
+        # Whose token it is, for what the SDK binds to its caller: a question's answer, for one.
+        self._served = AuthContextMiddleware(self._sessions.handle_request)
 
     @asynccontextmanager
     async def admit(self, router: Router) -> AsyncIterator[None]:
@@ -111,7 +114,7 @@ class McpEndpoint:
             await refused.response(scope, receive, send)
         else:
             with tracing.under(Headers(scope=scope).get(tracing.CONVEYED)):
-                await self._sessions.handle_request(scope, receive, send)
+                await self._served(scope, receive, send)
 
     @asynccontextmanager
     async def _lifespan(self, server: Server[Session]) -> AsyncIterator[Session]:
