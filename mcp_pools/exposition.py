@@ -10,9 +10,10 @@ How things stand is read on the event loop; writing it down, which takes longer,
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import time
 from collections.abc import Iterable, Mapping
+from logging import WARNING
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -29,20 +30,18 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from opentelemetry.sdk.metrics.export import Metric as MetricData
-from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from mcp_pools import __version__, telemetry
+from mcp_pools.events import say
+from mcp_pools.otlp import FLUSH_SECONDS, NO_PACKAGE, resource, unspoken
 from mcp_pools.telemetry import METRICS, MOST_SERIES, Distribution, Labels, Metric
 
 if TYPE_CHECKING:
     from mcp_pools.router import Router
 
-log = logging.getLogger(__name__)
-
 _LIMITS: Final[Any] = dict.fromkeys((ObservableCounter, ObservableGauge), 4 * MOST_SERIES)
 _LOOK_SECONDS: Final = 5.0
-_FAREWELL_SECONDS: Final = 3.0
 _HEALTH: Final = {"healthy": 2.0, "degraded": 1.0, "unhealthy": 0.0}
 _STATES: Final = ("starting", "idle", "busy", "stopping")
 
@@ -87,9 +86,7 @@ class Exposition:
         if otlp and (sending := _otlp(self)) is not None:
             readers.append(sending)
             self._looking = asyncio.create_task(self._look())
-        self._provider = MeterProvider(
-            readers, resource=Resource.create({"service.name": "mcp-pools"}), shutdown_on_exit=False
-        )
+        self._provider = MeterProvider(readers, resource=resource(), shutdown_on_exit=False)
         self._instruments()
 
     def _instruments(self) -> None:
@@ -159,7 +156,7 @@ class Exposition:
         if self._looking is not None:
             self._looking.cancel()
             self._gauges = standing(self._router)
-        await asyncio.to_thread(self._provider.shutdown, _FAREWELL_SECONDS * 1000)
+        await asyncio.to_thread(self._provider.shutdown, FLUSH_SECONDS * 1000)
 
 
 def _observed(metric: Metric, series: Series) -> list[Observation]:
@@ -192,20 +189,21 @@ class _ForPrometheus(PrometheusMetricReader):
 
 def _otlp(exposition: Exposition) -> MetricReader | None:
     """What sends metrics to a collector; `None`, and a line in the log, when it cannot."""
+    why = unspoken(os.environ, "METRICS")
     try:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+        class _ForCollectors(PeriodicExportingMetricReader):
+            def _receive_metrics(
+                self, metrics_data: MetricsData, timeout_millis: float = 10_000, **more: Any
+            ) -> None:
+                super()._receive_metrics(_with_histograms(metrics_data, exposition), timeout_millis, **more)
+
+        if why is None:
+            return _ForCollectors(OTLPMetricExporter())
     except ImportError:
-        log.warning("metrics are not sent: pip install 'mcp-pools[otlp]'")
-        return None
-
-    class _ForCollectors(PeriodicExportingMetricReader):
-        def _receive_metrics(
-            self, metrics_data: MetricsData, timeout_millis: float = 10_000, **more: Any
-        ) -> None:
-            super()._receive_metrics(_with_histograms(metrics_data, exposition), timeout_millis, **more)
-
-    try:
-        return _ForCollectors(OTLPMetricExporter())
+        why = NO_PACKAGE
     except ValueError as wrong:  # a variable of OpenTelemetry's that it does not forgive
-        log.warning("metrics are not sent: %s", wrong)
-        return None
+        why = str(wrong)
+    say("metrics.off", WARNING, message=why)
+    return None

@@ -38,11 +38,12 @@ from mcp_pools.events import say
 from mcp_pools.tracing import Context, Kind, Span
 
 FLUSH_SECONDS: Final = 3.0
-"""How long a router that closes waits for its last spans to be taken."""
+"""How long a router that closes waits for its last spans, or metrics, to be taken."""
 QUEUE: Final = 8192
 """Spans that wait for export, unless `OTEL_BSP_MAX_QUEUE_SIZE` says otherwise."""
 LONGEST_TEXT: Final = 256
 """Characters of a name or an attribute: some come from clients."""
+NO_PACKAGE: Final = "OTLP needs a package: pip install 'mcp-pools[otlp]'"
 
 _KINDS: Final[Mapping[Kind, SpanKind]] = {
     "internal": SpanKind.INTERNAL,
@@ -190,16 +191,28 @@ def _nanoseconds(seconds: float) -> int:
     return int(seconds * 1e9)
 
 
+def resource() -> Resource:
+    """Who sends: `mcp-pools`, unless OpenTelemetry's variables give another name."""
+    found = Resource.create({"service.version": __version__})
+    if str(found.attributes["service.name"]).startswith("unknown_service"):
+        found = found.merge(Resource({"service.name": "mcp-pools"}))
+    return found
+
+
+def unspoken(environ: Mapping[str, str], signal: str) -> str | None:
+    """Why the protocol that is asked for, for `TRACES` or `METRICS`, is none of ours; `None`: it is."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next((environ[name] for name in names if environ.get(name)), "http/protobuf")
+    return None if protocol == "http/protobuf" else f"OTLP is spoken over http/protobuf here, not {protocol}."
+
+
 @cache
 def _provider() -> tuple[TracerProvider, _Way]:
     """This process's own tracer provider; also OpenTelemetry's, unless somebody has set another."""
-    resource = Resource.create({"service.version": __version__})
-    if str(resource.attributes["service.name"]).startswith("unknown_service"):
-        resource = resource.merge(Resource({"service.name": "mcp-pools"}))
     limits = SpanLimits()
     if limits.max_span_attribute_length is None:
         limits = SpanLimits(max_span_attribute_length=LONGEST_TEXT)
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False, span_limits=limits)
+    provider = TracerProvider(resource=resource(), shutdown_on_exit=False, span_limits=limits)
     way = _Way()
     provider.add_span_processor(way)
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
@@ -209,15 +222,13 @@ def _provider() -> tuple[TracerProvider, _Way]:
 
 def _exporter(environ: Mapping[str, str]) -> SpanExporter | None:
     """The standard exporter; `None`, and a line in the log, when it cannot be had."""
-    names = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-    protocol = next((environ[name] for name in names if environ.get(name)), "http/protobuf")
-    if protocol != "http/protobuf":
-        say("traces.off", WARNING, message=f"OTLP is spoken over http/protobuf here, not {protocol}.")
+    if (why := unspoken(environ, "TRACES")) is not None:
+        say("traces.off", WARNING, message=why)
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
-        say("traces.off", WARNING, message="OTLP needs a package: pip install 'mcp-pools[otlp]'")
+        say("traces.off", WARNING, message=NO_PACKAGE)
         return None
     return OTLPSpanExporter()
 

@@ -342,21 +342,26 @@ async def test_they_go_to_a_collector_when_the_environment_says_so(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("variable", "said"),
-    [(None, "pip install 'mcp-pools[otlp]'"), ("OTEL_METRIC_EXPORT_INTERVAL", "interval value -5.0")],
+    ("variable", "value", "said"),
+    [
+        (None, "", "pip install 'mcp-pools[otlp]'"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "-5", "interval value -5.0"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc", "OTLP is spoken over http/protobuf here, not grpc."),
+    ],
 )
 async def test_what_cannot_be_sent_is_a_line_in_the_log(
     router: Router,
     variable: str | None,
+    value: str,
     said: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Without the package, and with what OpenTelemetry refuses; `/metrics` is there all the same."""
+    """Without the package, and with what is not spoken or refused; `/metrics` is there all the same."""
     if variable is None:
         monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)
     else:
-        monkeypatch.setenv(variable, "-5")
+        monkeypatch.setenv(variable, value)
     exposition = Exposition(router, otlp=True)
     assert said in caplog.text
     assert "mcp_pools_pool_status" in read((await exposition.text()).decode())
