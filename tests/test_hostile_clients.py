@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp_types import PARSE_ERROR
 from served import HEADERS, LEGACY, Server, modern
+from waiting import until
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
@@ -53,6 +55,11 @@ def works(server: Server) -> bool:
     return status == 200 and answer["result"]["structuredContent"]["status"] == "completed"
 
 
+def works_again(server: Server) -> None:
+    """Returns once it does: what was refused or given up may take a moment to be gone."""
+    asyncio.run(until(lambda: works(server), "the server works"))
+
+
 def test_a_thousand_streams_leave_room_for_others(server: Server) -> None:
     """Beyond a bound they are refused at once; the server stays alive, and its room comes back."""
     listen = request(
@@ -67,14 +74,14 @@ def test_a_thousand_streams_leave_room_for_others(server: Server) -> None:
         statuses = [stream.recv(12).split()[1] for stream in streams]
         assert set(statuses) == {b"200", b"503"} and statuses.count(b"200") > 100
         assert server.ask("GET", "/healthz")[0] == 200
-    assert works(server)
+    works_again(server)
 
 
 @pytest.fixture(scope="module")
 def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that several tests may ask."""
     home = tmp_path_factory.mktemp("one") / "state"
-    server = Server(home, {**os.environ, "MCP_POOLS_HOME": str(home), "MCP_POOLS_MCP_WAIT_SECONDS": "0.1"})
+    server = Server(home, {**os.environ, "MCP_POOLS_HOME": str(home)})
     try:
         yield server
     finally:
@@ -93,7 +100,7 @@ def test_any_json_is_answered(one_server: Server) -> None:
         assert 400 <= status < 500 and "error" in answer and "Traceback" not in json.dumps(answer)
 
     answered()
-    assert works(one_server)
+    works_again(one_server)
 
 
 def test_any_member_of_a_request_may_be_wrong(one_server: Server) -> None:
@@ -112,7 +119,7 @@ def test_any_member_of_a_request_may_be_wrong(one_server: Server) -> None:
         assert "Traceback" not in json.dumps(answer) and "pydantic" not in json.dumps(answer)
 
     answered()
-    assert works(one_server)
+    works_again(one_server)
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe{", b"[" * 100_000, b'{"a":' * 50_000, b"\x00" * 1000])
@@ -120,7 +127,7 @@ def test_bytes_that_are_no_json_are_a_parse_error(one_server: Server, body: byte
     """Whatever their depth or encoding."""
     status, answer = one_server.ask("POST", "/mcp", body, **(HEADERS | modern("tools/list", {})[1]))
     assert status == 400 and answer["error"]["code"] == PARSE_ERROR
-    assert works(one_server)
+    works_again(one_server)
 
 
 def test_a_client_that_never_reads_stops_nobody(one_server: Server) -> None:
@@ -131,4 +138,4 @@ def test_a_client_that_never_reads_stops_nobody(one_server: Server) -> None:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         for _ in range(20):
             deaf.sendall(request(one_server, "tools/call", params))
-        assert works(one_server)
+        works_again(one_server)
