@@ -79,6 +79,8 @@ class LiveTask:
     secrets: tuple[str, ...] = ()
     printed: bytearray = field(default_factory=bytearray)
     progress: Progress | None = None
+    held: Waiting | None = None
+    """Why what was launched does not run yet, when its pool says so."""
     listeners: list[ProgressReport] = field(default_factory=list)
     lane: Lane = field(init=False)
     trail: Trail = field(init=False)
@@ -252,7 +254,7 @@ class LivePool:
         return task_view(
             live.row,
             now,
-            waiting=self.waiting(live, now) if live.row.status == "queued" else None,
+            waiting=self.waiting(live, now) if live.row.status == "queued" else live.held,
             progress=live.progress,
             printed=live.output if live.printed else None,
             whole_output=whole_output,
