@@ -369,7 +369,7 @@ class KubernetesPool:
         told = reasons.failed_create(event)
         carried = self._carried.get(told[0]) if told else None
         if told and carried is not None and carried.attempt.pod is None:
-            self._seen(carried, refused=told[1])
+            self._seen(carried, pod_refused=told[1])
 
     def _seen(self, carried: _Carried, **what: object) -> None:
         for name, value in what.items():

@@ -45,6 +45,9 @@ class Attempt:
     told: Ended | None = None
     """The outcome that the container told."""
     refused: Held | None = None
+    """Why its Job cannot be created."""
+    pod_refused: Held | None = None
+    """Why its Job cannot create a pod."""
     held: Held | None = None
     held_since: float = 0.0
     reader: Reader = field(default_factory=Reader)
@@ -71,7 +74,8 @@ class Attempt:
     def look(self, now: float) -> Held | None:
         """Why it does not run yet; a reason that is new starts to count from `now`."""
         held = None if self.ran else reasons.held(self.job, self.pod)
-        held = held or (self.refused if self.pod is None and not self.ran else None)
+        if self.pod is None and not self.ran:
+            held = held or self.refused or self.pod_refused
         if (held and held.code) != (self.held and self.held.code):
             self.held_since = now
         self.held = held
