@@ -9,7 +9,7 @@ When the owner leaves or dies, its Jobs go on; the next one finds them by their 
 Kubernetes may, rarely, start two pods for one Job: at most once is its best effort.
 
 The pool's directory keeps `identity`, the label that tells this home's Jobs from others', and
-an empty file for each launch whose Job may have been created.
+a file for each launch whose Job was asked for: empty until the cluster said that it is there.
 
 `endpoint` is the API server's URL, or the option `context` a context of the kubeconfig; see
 `mcp_pools.kube.manifest.OPTIONS` for the others.
@@ -138,15 +138,22 @@ class KubernetesPool:
         return carried
 
     def _adopt(self, carried: _Carried) -> None:
-        """Go on with a launch of an earlier owner, or judge it: its Job is there, or never was, or went."""
+        """Go on with a launch of an earlier owner, or judge it: its Job is there, or never was, or went.
+
+        When the owner died while it asked for the Job, it is asked for again: should it have come
+        to be, the name is taken. Not after the time a Job that has ended lives, for then it may have run.
+        """
         attempt = carried.attempt
-        attempt.created = True
-        if attempt.job is not None and not attempt.job_gone:
+        attempt_id, mark = attempt.launch.attempt_id, self._mark(attempt)
+        asked = mark.exists()
+        lives = time.time() - self._options["ttl_seconds"] / 2
+        unanswered = asked and not mark.read_text() and mark.stat().st_mtime > lives
+        attempt.created = attempt.job is not None
+        if attempt.created or unanswered:
             carried.task = asyncio.create_task(self._carry(carried))
             return
-        attempt_id = attempt.launch.attempt_id
         del self._carried[attempt.name]
-        if self._mark(attempt).exists():
+        if asked:
             message = "Its owner died, and its Job is gone; it may have run, in part or in whole."
             self._sink(Ended(attempt_id, "interrupted", message=message, retryable=True))
         else:
@@ -262,11 +269,12 @@ class KubernetesPool:
 
     async def _create_once(self, attempt: Attempt) -> None:
         launch = attempt.launch
-        self._mark(attempt).touch()
         inputs = manifest.secrets(launch, self._surroundings, self._labels)
         for secret in inputs:
             await self._api.create("secrets", secret)
+        self._mark(attempt).touch()
         made = await self._api.create("jobs", manifest.job(launch, self.spec, self._labels, self._code))
+        self._mark(attempt).write_text("created")
         attempt.created, attempt.job = True, attempt.job or made
         for secret in inputs:
             await self._api.own("secrets", secret["metadata"]["name"], made)

@@ -448,7 +448,7 @@ class Router:
         for live in tasks.values():
             if live.row.status == "running":
                 pool = self.registry.pools[live.row.pool or ""]
-                pool.running[live.row.attempt_id] = live
+                pool.running[live.row.attempt_id], live.launched = live, True
                 self.registry.quotas.started(pool.name, live.row.caller, time.monotonic())
         for pool in self.registry.pools.values():
             await self._start(pool)
@@ -464,6 +464,9 @@ class Router:
     async def _start(self, pool: LivePool) -> None:
         orphans = [self._intake.launch(live.row, live.row.payload) for live in pool.running.values()]
         await self.registry.start(pool, orphans)
+        if pool.adapter is not None:
+            for live in [live for live in pool.running.values() if live.cancelling and live.launched]:
+                self.dispatcher.commits.spawn(pool.adapter.cancel(live.row.attempt_id))
 
     async def _watch(self) -> None:
         """Ask the pools how they are, open those that would not, forget what is old."""

@@ -14,9 +14,7 @@ from mcp_pools.kube import reasons
 from mcp_pools.kube.attempt import Attempt
 
 RECORDINGS = Path(__file__).parent.parent / "recordings" / "kubernetes.jsonl"
-SCENARIOS = {
-    each["scenario"]: each["rows"] for each in map(json.loads, RECORDINGS.read_text().splitlines())
-}
+SCENARIOS = {each["scenario"]: each["rows"] for each in map(json.loads, RECORDINGS.read_text().splitlines())}
 SECONDS = 300.0
 
 LAUNCH = Launch("t_1.1", "t_1", 1, "echo", "m:f", b"{}", 60.0, "/", (), 0, "cloud-1", 1)
