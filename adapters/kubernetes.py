@@ -22,7 +22,8 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -45,6 +46,7 @@ _LOOK_SECONDS: Final = 1.0
 _CONFIRM_SECONDS: Final = 60.0
 """How long the end of a deleted Job is waited for."""
 _MOST_PAUSE_SECONDS: Final = 5.0
+_MARKS_KEPT: Final = 1000
 _RETURNS: Final = 5
 """How often a task may lose its pod before it starts, in a row, before that is a failure."""
 
@@ -73,6 +75,7 @@ class KubernetesPool:
         self._seq = itertools.count(time.time_ns() // 1000)
         self._returns: dict[str, int] = {}
         self._informers: list[Informer] = []
+        self._marks: deque[Path] = deque()
         self._background: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -124,6 +127,10 @@ class KubernetesPool:
             await informer.list()
         for stray in self._strays:
             await self._api.delete("jobs", stray)
+        # What an earlier owner collected is on disk by now; what this one collects may not be at its death.
+        for mark in self._surroundings.directory.iterdir():
+            if mark.name not in self._carried and mark.name != "identity":
+                mark.unlink()
         for carried in adopted:
             self._adopt(carried)
 
@@ -157,7 +164,13 @@ class KubernetesPool:
             message = "Its owner died, and its Job is gone; it may have run, in part or in whole."
             self._sink(Ended(attempt_id, "interrupted", message=message, retryable=True))
         else:
+            self._spawn(self._delete_inputs(attempt))
             self._sink(Returned(attempt_id))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def _mark(self, attempt: Attempt) -> Path:
         return self._surroundings.directory / attempt.name
@@ -228,6 +241,9 @@ class KubernetesPool:
             self._returns.pop(task_id, None)
         self._sink(outcome)
         self._sink(Changed())
+        self._marks.append(self._mark(attempt))
+        if len(self._marks) > _MARKS_KEPT:  # its end has long been on disk
+            self._marks.popleft().unlink(missing_ok=True)
 
     def _look(self, attempt: Attempt) -> Ended | Returned | None:
         """What became of a launch; tells why it waits, when that has changed."""
@@ -333,6 +349,11 @@ class KubernetesPool:
         except ApiError as error:
             attempt.job_gone |= error.status == 404
         if attempt.job is None:
+            await self._delete_inputs(attempt)
+
+    async def _delete_inputs(self, attempt: Attempt) -> None:
+        """Delete Secrets that no Job came to own."""
+        with contextlib.suppress(ApiError, PoolsError):
             for secret in manifest.secrets(attempt.launch, self._surroundings, self._labels):
                 await self._api.delete("secrets", secret["metadata"]["name"])
 

@@ -28,7 +28,7 @@ from mcp_pools.commits import Commits
 from mcp_pools.counting import count_end, count_start, count_workers
 from mcp_pools.errors import PoolsError
 from mcp_pools.events import tell
-from mcp_pools.models import Progress, Waiting
+from mcp_pools.models import Progress
 from mcp_pools.moves import Moves
 from mcp_pools.pool import LivePool, LiveTask
 from mcp_pools.states import Verdict, judge, step
@@ -323,10 +323,8 @@ class Dispatcher:
             self.stir(pool)
         elif (live := pool.running.get(event.attempt_id)) is None:
             self.meters.add(telemetry.FENCED)
-        elif isinstance(event, Started):
-            live.row.started_at, live.held = event.at, None
-        elif isinstance(event, Waits):
-            live.held = Waiting(code=event.code, message=event.message)
+        elif isinstance(event, Started | Waits):
+            live.begin(event)
         elif isinstance(event, Printed):
             live.add_output(event.data)
         elif isinstance(event, Progressed):

@@ -464,9 +464,6 @@ class Router:
     async def _start(self, pool: LivePool) -> None:
         orphans = [self._intake.launch(live.row, live.row.payload) for live in pool.running.values()]
         await self.registry.start(pool, orphans)
-        if pool.adapter is not None:
-            for live in [live for live in pool.running.values() if live.cancelling and live.launched]:
-                self.dispatcher.commits.spawn(pool.adapter.cancel(live.row.attempt_id))
 
     async def _watch(self) -> None:
         """Ask the pools how they are, open those that would not, forget what is old."""

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 from conformance import Conformance
 from kubernetes_api import Trouble, cluster
 from stage import HERE, Stage, lines, until
@@ -15,6 +17,7 @@ from mcp_pools.models import PoolSpec
 
 pytestmark = pytest.mark.anyio
 
+ROOT = Path(__file__).parent.parent.parent
 ALONE = "a Job has a pod of its own: no launch lies behind another"
 
 
@@ -307,3 +310,29 @@ async def test_pods_are_restricted_and_own_their_input(stage, calm) -> None:
     ]
     owners = [owner["uid"] for each in secrets for owner in each["metadata"]["ownerReferences"]]
     assert owners == [job["metadata"]["uid"]]
+
+
+VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
+
+
+async def test_the_role_of_the_example_allows_what_is_asked_and_no_more(stage, calm) -> None:
+    """Each request of a pool's life has its verb there; a task cancelled, one carried out."""
+    calm.requests.clear()
+    async with stage(size=(1, 1)).open() as pool:
+        assert (await pool.run("echo")).code is None
+        assert await pool.pool.health() == ("healthy", None)
+        attempt = await pool.start("spin")
+        await until(lambda: pool.of(attempt, Started))
+        await pool.pool.cancel(attempt)
+        await pool.end(attempt)
+    documents = yaml.safe_load_all((ROOT / "examples" / "kubernetes" / "rbac.yaml").read_text())
+    role = next(each for each in documents if each["kind"] == "Role")
+    allowed = {(what, verb) for rule in role["rules"] for what in rule["resources"] for verb in rule["verbs"]}
+    asked = set()
+    for method, path in calm.requests:
+        kind, *name = path.partition("/namespaces/mcp-pools/")[2].split("/")
+        verb = VERBS.get(method) or ("get" if name else "list")
+        asked.add(("pods/log" if name[-1:] == ["log"] else kind, verb))
+    assert asked <= allowed
+    unused = allowed - asked - {(kind, "watch") for kind in ("jobs", "pods", "events")}
+    assert unused == {("jobs/finalizers", "update"), ("secrets", "delete")}  # admission; input without a Job
