@@ -118,6 +118,8 @@ class Attempt:
             return Ended(self.launch.attempt_id, "cancelled", message="Cancelled.")
         if self.over and (self.read_out or self.pod is None or self.pod_gone):
             return self._lost()
+        if reasons.node_lost(self.pod):
+            return self._lost()
         if not self.ran:
             return self._overdue(now, pending_seconds)
         if now > (self.started_at or now) + self.launch.timeout + MARGIN_SECONDS:
@@ -127,7 +129,7 @@ class Attempt:
 
     def _lost(self) -> Ended | Returned:
         attempt_id = self.launch.attempt_id
-        deleted = self.pod_gone or self.job_gone
+        deleted = self.pod_gone or self.job_gone or reasons.node_lost(self.pod)
         if not self.ran and deleted and reasons.failed(self.job) != "DeadlineExceeded":
             return Returned(attempt_id)  # it never ran: no attempt is spent on what befell its pod
         if self.reader.damage and not deleted:

@@ -14,10 +14,10 @@ _NEVER: Final = {
     "ErrImageNeverPull": "image_pull",
     "InvalidImageName": "image_pull",
     "CreateContainerConfigError": "unschedulable",
-    "CreateContainerError": "unschedulable",
-    "RunContainerError": "unschedulable",
 }
 """Why a container waits, where waiting is in vain."""
+_HARDLY: Final = ("CreateContainerError", "RunContainerError")
+"""Why a container waits, where the node tries again."""
 _PULLS: Final = ("ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable")
 _NODE_LOST: Final = ("DeletionByTaintManager", "DeletionByPodGC", "NodeLost", "NodeShutdown", "Terminated")
 _EVICTED: Final = (
@@ -63,6 +63,8 @@ def held(job: Object | None, pod: Object | None) -> Held | None:
             return Held(_NEVER[reason], _words(reason, said), final=True)
         if reason in _PULLS:
             return Held("image_pull", _words(reason, said))
+        if reason in _HARDLY:
+            return Held("unschedulable", _words(reason, said))
     condition = _condition(pod, "PodScheduled")
     if condition.get("status") == "False":
         return Held(
@@ -103,6 +105,12 @@ def over(pod: Object) -> bool:
     states = _container_states(pod)
     ended = bool(states) and all("terminated" in state for state in states)
     return ended or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def node_lost(pod: Object | None) -> bool:
+    """Whether a pod is given up because its node is gone: it may stand there as running for ever."""
+    disrupted = _condition(pod or {}, "DisruptionTarget")
+    return disrupted.get("status") == "True" and disrupted.get("reason") in _NODE_LOST
 
 
 def failed(job: Object | None) -> str:

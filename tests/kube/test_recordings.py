@@ -127,3 +127,17 @@ def test_a_pod_that_goes_before_it_ran_returns_its_launch() -> None:
         attempt.pod_gone, attempt.unseen = True, unseen
         attempt.look(0.0)
         assert isinstance(attempt.verdict(0.0, SECONDS), kind)
+
+
+def test_a_pod_whose_node_is_gone_is_not_waited_for() -> None:
+    """Nobody is left who could say that it has ended."""
+    attempt = Attempt(LAUNCH, "success")
+    for row in SCENARIOS["success"]:
+        seen(attempt, *row)
+        if attempt.ran:
+            break
+    assert attempt.verdict(0.0, SECONDS) is None
+    gone = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+    attempt.pod = {**attempt.pod, "status": {**attempt.pod["status"], "conditions": [gone]}}
+    ended = attempt.verdict(0.0, SECONDS)
+    assert ended.code == "worker_lost" and "node" in ended.message and ended.retryable
