@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mcp_pools.agents import Agent
-from mcp_pools.models import Health, PoolSpec, Worker
+from mcp_pools.models import Health, PoolSpec, WaitingCode, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,15 @@ class Slot:
     seq: int
     give_back: Callable[[], None]
     """To be called when no launch follows, so that the place is free again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The launch was taken but does not run yet, and why; said again when the reason changes."""
+
+    attempt_id: str
+    code: WaitingCode
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ class Changed:
     """Workers, free slots or health changed: look again."""
 
 
-AdapterEvent = Started | Ran | Progressed | Printed | Ended | Returned | Changed
+AdapterEvent = Waits | Started | Ran | Progressed | Printed | Ended | Returned | Changed
 Sink = Callable[[AdapterEvent], None]
 """Takes an event on the event loop's thread, at once and without raising."""
 
@@ -144,7 +153,8 @@ class Adapter(Protocol):
 
     def run(self, sink: Sink, orphans: Sequence[Launch]) -> AbstractAsyncContextManager[None]:
         """The pool's life: on entering, start, and take up (or report `Ended`/`Returned` for)
-        the launches an earlier owner left; on leaving, end everything that runs here.
+        the launches an earlier owner left; on leaving, end everything that runs here. What
+        runs elsewhere and can be taken up again goes on, and is left to the next owner.
         """
 
     def reserve(self, wanted: int) -> Sequence[Slot]:

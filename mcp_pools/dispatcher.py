@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mcp_pools import telemetry
-from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Ran, Returned, Slot, Started
+from mcp_pools.adapter import Changed, Ended, Printed, Progressed, Ran, Returned, Slot, Started, Waits
 from mcp_pools.balancing import Balancing
 from mcp_pools.chunks import still_to_do, whole_chunk
 from mcp_pools.commits import Commits
@@ -268,7 +268,7 @@ class Dispatcher:
         row.seq, row.worker, row.not_before = slot.seq, slot.worker, None
         row.started_at = time.time()
         row.pool, row.pool_type = pool.name, pool.row.spec.type
-        live.slot, live.launched = slot, False
+        live.slot, live.launched, live.held = slot, False, None
         live.trail.taken(row)
         pool.running[row.attempt_id] = live
         self._registry.quotas.started(pool.name, row.caller, time.monotonic())
@@ -323,8 +323,8 @@ class Dispatcher:
             self.stir(pool)
         elif (live := pool.running.get(event.attempt_id)) is None:
             self.meters.add(telemetry.FENCED)
-        elif isinstance(event, Started):
-            live.row.started_at = event.at
+        elif isinstance(event, Started | Waits):
+            live.begin(event)
         elif isinstance(event, Printed):
             live.add_output(event.data)
         elif isinstance(event, Progressed):

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from mcp_pools.adapter import Started, Waits
 from mcp_pools.models import Health, Pool, PoolHealth, PoolStatus, Progress, Task, Waiting
 from mcp_pools.present import pool_view, task_view
 from mcp_pools.queueing import PoolQueue
@@ -79,6 +80,8 @@ class LiveTask:
     secrets: tuple[str, ...] = ()
     printed: bytearray = field(default_factory=bytearray)
     progress: Progress | None = None
+    held: Waiting | None = None
+    """Why what was launched does not run yet, when its pool says so."""
     listeners: list[ProgressReport] = field(default_factory=list)
     lane: Lane = field(init=False)
     trail: Trail = field(init=False)
@@ -119,6 +122,13 @@ class LiveTask:
     def movable(self) -> bool:
         """Whether it may wait on another pool instead."""
         return not self.row.pinned and self.row.strategy != "affinity"
+
+    def begin(self, event: Started | Waits) -> None:
+        """It runs, or was taken and does not run yet."""
+        if isinstance(event, Started):
+            self.row.started_at, self.held = event.at, None
+        else:
+            self.held = Waiting(code=event.code, message=event.message)
 
     def add_output(self, data: bytes) -> None:
         """Keep the latest output."""
@@ -212,6 +222,12 @@ class LivePool:
             self.row.spec if fixed is None else replace(self.row.spec, min_workers=fixed, max_workers=fixed)
         )
 
+    async def cancel_wanted(self) -> None:
+        """Cancel what an earlier owner was asked to, and that still runs elsewhere."""
+        for live in list(self.running.values()):
+            if live.cancelling and live.launched and self.adapter is not None:
+                await self.adapter.cancel(live.row.attempt_id)
+
     def load(self) -> PoolLoad:
         """What routing needs to know of it."""
         return PoolLoad(
@@ -252,7 +268,7 @@ class LivePool:
         return task_view(
             live.row,
             now,
-            waiting=self.waiting(live, now) if live.row.status == "queued" else None,
+            waiting=self.waiting(live, now) if live.row.status == "queued" else live.held,
             progress=live.progress,
             printed=live.output if live.printed else None,
             whole_output=whole_output,

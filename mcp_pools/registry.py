@@ -239,6 +239,7 @@ class Registry:
         async with pool.opening:
             if pool.adapter is None and pool.row.status != "closed":
                 await self._start(pool, orphans)
+                await pool.cancel_wanted()
 
     async def _start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
         before = pool.health

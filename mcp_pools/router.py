@@ -448,7 +448,7 @@ class Router:
         for live in tasks.values():
             if live.row.status == "running":
                 pool = self.registry.pools[live.row.pool or ""]
-                pool.running[live.row.attempt_id] = live
+                pool.running[live.row.attempt_id], live.launched = live, True
                 self.registry.quotas.started(pool.name, live.row.caller, time.monotonic())
         for pool in self.registry.pools.values():
             await self._start(pool)

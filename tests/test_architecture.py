@@ -25,10 +25,11 @@ LAYERS = {
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses definitions secret searchable adapter store task_type settings "
     "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
-    "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events",
+    "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
+    "kube frames bundle credentials api informer reasons manifest attempt",
     2: "plugins present bridge otlp stores task_types adapters",
-    3: "worker commits counting intake pool registry dispatcher history live_distribution distributor "
-    "balancing discovery moves outward cloud_events",
+    3: "worker container commits counting intake pool registry dispatcher history live_distribution "
+    "distributor balancing discovery moves outward cloud_events",
     4: "router",
     5: "tool questions",
     6: "tools",
@@ -45,10 +46,11 @@ LAYERS = {
 LAYER = {name: number for number, names in LAYERS.items() for name in names.split()}
 SHARED = (0, 1, 3, 7)
 """Layers whose files may import from each other."""
-PARTS = {"doors", "terminal"}
+PARTS = {"doors", "terminal", "kube"}
 """Folders that are no more than a place: their files have layers of their own."""
 FOLDERS = {"stores", "task_types", "tools", "adapters"}
 ADAPTERS_MAY_IMPORT = {"adapter", "models", "errors", "telemetry", "wire", "delegate", "worker_process"}
+ADAPTERS_MAY_IMPORT |= {"kube", "bundle", "credentials", "api", "informer", "reasons", "manifest", "attempt"}
 SPEAKERS = {
     "console",
     "output",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from mcp_pools.errors import PoolsError
 from mcp_pools.models import Discovered, Pool, PoolDetail, PoolList, Rebalanced
 from mcp_pools.questions import closing, registering
 from mcp_pools.tool import tool
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from mcp_pools.router import Router
 
 Name = Annotated[str, "The pool's name."]
+
+TRUSTED = ("pod_template", "service_account", "python", "context")
+"""Options that say as whom and how work runs on a cluster: for people and the configuration alone."""
 
 
 @tool(title="List pools", effect="read", toolset="pools", example="mcp-pools list")
@@ -70,6 +74,10 @@ async def pool_register(
     Registering the same definition again changes nothing; another definition under a
     name in use is a conflict.
     """
+    asked = [option for option in TRUSTED if option in (options or {})]
+    if asked and router.caller.kind == "mcp":
+        message = f"The option {asked[0]!r} is not for MCP clients to set."
+        raise PoolsError("not_allowed", message, "Define the pool under `pools` in the configuration.")
     return await router.register(
         name=name,
         type=type,

@@ -22,6 +22,12 @@ class Conformance:
 
     ahead = 32
     """Launches that one worker may hold at most."""
+    burst = 2000
+    """Short launches that a pool is given at once."""
+    warm = 20
+    """Launches after which a pool knows how long they usually take."""
+    short = 200
+    """Short launches that run beside a long one."""
 
     def make(self, spec, surroundings):
         """The pool type."""
@@ -164,7 +170,7 @@ class Conformance:
     async def test_a_pool_never_reserves_more_than_it_may_hold(self, stage) -> None:
         """Workers times what each may hold, whatever it is asked for."""
         async with stage(size=(1, 2)).open() as pool:
-            for _ in range(20):
+            for _ in range(self.warm):
                 await pool.run("echo")
             slots = []
             while more := pool.pool.reserve(1000):
@@ -214,24 +220,24 @@ class Conformance:
             assert await pool.pool.health() == ("healthy", None)
 
     async def test_a_burst_of_short_launches_all_end_and_run_once(self, stage, tmp_path) -> None:
-        """Two thousand, as fast as the pool takes them."""
+        """As fast as the pool takes them."""
         marks = tmp_path / "marks"
         async with stage(size=(2, 2)).open() as pool:
-            await pool.carry_out([("echo", {"to": str(marks), "word": str(n)}) for n in range(2000)])
-            assert Counter(lines(marks)) == Counter(map(str, range(2000)))
+            await pool.carry_out([("echo", {"to": str(marks), "word": str(n)}) for n in range(self.burst)])
+            assert Counter(lines(marks)) == Counter(map(str, range(self.burst)))
 
     async def test_a_long_launch_does_not_hold_up_short_ones(self, stage, tmp_path) -> None:
         """Those behind it run elsewhere, while it still waits."""
         marks, go = tmp_path / "marks", tmp_path / "go"
         async with stage(size=(1, 2)).open() as pool:
-            await pool.carry_out([("echo", {})] * 50)
+            await pool.carry_out([("echo", {})] * (self.short // 4))
             jobs = [("wait", {"until": str(go)})]
-            jobs += [("echo", {"to": str(marks), "word": str(n)}) for n in range(200)]
+            jobs += [("echo", {"to": str(marks), "word": str(n)}) for n in range(self.short)]
             work = asyncio.create_task(pool.carry_out(jobs))
-            await until(lambda: len(lines(marks)) == 200)
+            await until(lambda: len(lines(marks)) == self.short)
             go.touch()
             await work
-            assert Counter(lines(marks)) == Counter(map(str, range(200)))
+            assert Counter(lines(marks)) == Counter(map(str, range(self.short)))
 
 
 def _runs(pid):

@@ -1,0 +1,268 @@
+"""The objects that an attempt is made of: its Job, the Secrets with its input, the code. Pure.
+
+A Job is named after its attempt, so creating it twice makes one. Its pod follows the
+restricted profile of Pod Security; `options` fill in what a cluster wants, and a pod template
+may say otherwise.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from mcp_pools.adapter import Launch, Surroundings
+from mcp_pools.errors import PoolsError, nearest
+from mcp_pools.models import PoolSpec
+
+Object = dict[str, Any]
+
+POOL: Final = "mcp-pools/pool"
+HOME: Final = "mcp-pools/home"
+TASK: Final = "mcp-pools/task-id"
+ATTEMPT: Final = "mcp-pools/attempt"
+CONTAINER: Final = "task"
+
+PART_BYTES: Final = 700_000
+"""Payload in one Secret at most; the API takes 1 MiB, and 1.5 MB of JSON with its base64."""
+MOST_PARTS: Final = 12
+MARGIN_SECONDS: Final = 60.0
+"""What a Job's deadline leaves for what is not the task: the image, the worker's start."""
+_PLACE: Final = "/mcp-pools"
+_OWN_NAMES: Final = frozenset({"PATH", "HOME", "LANG", "TMPDIR"})
+"""Variables that a container has values of its own for."""
+
+OPTIONS: Final[dict[str, Any]] = {
+    "annotations": {},
+    "context": "",
+    "image_pull_policy": "",
+    "image_pull_secrets": [],
+    "node_selector": {},
+    "pending_seconds": 300.0,
+    "pod_template": {},
+    "priority_class": "",
+    "python": "python3",
+    "queue": "",
+    "resources": {},
+    "runtime_class": "",
+    "service_account": "",
+    "tolerations": [],
+    "ttl_seconds": 600.0,
+}
+"""The options of a pool, each with what it is when nothing is said; its type is the option's type."""
+
+
+def checked_options(spec: PoolSpec) -> dict[str, Any]:
+    """A definition's options over the defaults; raises `PoolsError` `invalid_payload`."""
+    for name, value in spec.options.items():
+        if name not in OPTIONS:
+            message = f"A kubernetes pool has no option {name!r}."
+            raise PoolsError(
+                "invalid_payload", message, nearest(name, OPTIONS) or f"It has: {', '.join(OPTIONS)}."
+            )
+        usual = OPTIONS[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+        if not (number if isinstance(usual, float) else isinstance(value, type(usual))):
+            kind = {float: "a number, 0 or more", str: "text", list: "a list", dict: "an object"}[type(usual)]
+            raise PoolsError("invalid_payload", f"Option {name} is {value!r}.", f"Give {kind}.")
+    return {**OPTIONS, **spec.options}
+
+
+def job_name(attempt_id: str) -> str:
+    """The name of an attempt's Job: lower-case, at most 63 characters, the same each time."""
+    readable = re.sub(r"[^a-z0-9]+", "-", attempt_id.lower()).strip("-")[:44]
+    return f"{readable}-{hashlib.sha256(attempt_id.encode()).hexdigest()[:12]}".strip("-")
+
+
+def labels(pool: str, home: str) -> dict[str, str]:
+    """What all objects of a pool carry."""
+    return {"app.kubernetes.io/managed-by": "mcp-pools", POOL: _label(pool), HOME: home}
+
+
+def _label(text: str) -> str:
+    """Text as a label's value, which must begin and end with a letter or digit."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:63].strip("-_.")
+
+
+def secrets(launch: Launch, surroundings: Surroundings, common: Mapping[str, str]) -> list[Object]:
+    """The Secrets that bring a launch's input; raises `PoolsError` when it is too large."""
+    name = job_name(launch.attempt_id)
+    data = launch.payload
+    parts = [data[first : first + PART_BYTES] for first in range(0, len(data), PART_BYTES)]
+    if len(parts) > MOST_PARTS:
+        raise PoolsError(
+            "invalid_payload",
+            f"The payload has {len(data)} bytes; a Job takes {PART_BYTES * MOST_PARTS}.",
+            "Put the data where the Job can read it, and send its address.",
+        )
+    files = [{f"payload-{number}": part} for number, part in enumerate(parts)] or [{}]
+    files[0]["launch.json"] = json.dumps(_facts(launch, surroundings, len(parts))).encode()
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": f"{name}-{number}", "labels": _all_labels(launch, common)},
+            "type": "Opaque",
+            "immutable": True,
+            "data": {key: base64.b64encode(value).decode() for key, value in content.items()},
+        }
+        for number, content in enumerate(files)
+    ]
+
+
+def _facts(launch: Launch, surroundings: Surroundings, parts: int) -> Object:
+    facts = asdict(launch)
+    del facts["payload"]
+    environment = {key: value for key, value in surroundings.environment.items() if key not in _OWN_NAMES}
+    return {
+        **facts,
+        "parts": [f"payload-{number}" for number in range(parts)],
+        "environment": environment,
+        "agent": None if surroundings.agent is None else asdict(surroundings.agent),
+    }
+
+
+def _all_labels(launch: Launch, common: Mapping[str, str]) -> dict[str, str]:
+    return {**common, TASK: _label(launch.task_id), ATTEMPT: _label(launch.attempt_id)}
+
+
+def code(name: str, data: bytes) -> Object:
+    """The ConfigMap with the code, shared by all Jobs of this version."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"mcp-pools-code-{name}",
+            "labels": {"app.kubernetes.io/managed-by": "mcp-pools"},
+        },
+        "immutable": True,
+        "binaryData": {"code.zip": base64.b64encode(data).decode()},
+    }
+
+
+def job(launch: Launch, spec: PoolSpec, common: Mapping[str, str], code_name: str) -> Object:
+    """The Job of a launch."""
+    options = checked_options(spec)
+    marks = _all_labels(launch, common)
+    template = merged(_pod(launch, spec, options, code_name), options["pod_template"])
+    metadata = {**template.get("metadata", {})}
+    metadata["labels"] = {**metadata.get("labels", {}), **marks}
+    metadata["annotations"] = {**options["annotations"], **metadata.get("annotations", {})}
+    template = {**template, "metadata": metadata}
+    queue = {"kueue.x-k8s.io/queue-name": options["queue"]} if options["queue"] else {}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(launch.attempt_id),
+            "labels": {**marks, **queue},
+            "annotations": options["annotations"],
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",
+            "activeDeadlineSeconds": math.ceil(options["pending_seconds"] + launch.timeout + MARGIN_SECONDS),
+            "ttlSecondsAfterFinished": math.ceil(options["ttl_seconds"]),
+            **({"suspend": True} if queue else {}),
+            "template": template,
+        },
+    }
+
+
+def _pod(launch: Launch, spec: PoolSpec, options: Mapping[str, Any], code_name: str) -> Object:
+    named = {
+        "nodeSelector": options["node_selector"],
+        "tolerations": options["tolerations"],
+        "serviceAccountName": options["service_account"],
+        "priorityClassName": options["priority_class"],
+        "runtimeClassName": options["runtime_class"],
+        "imagePullSecrets": [{"name": name} for name in options["image_pull_secrets"]],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 5,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(spec, options)],
+        "volumes": _volumes(launch, code_name),
+        **{key: value for key, value in named.items() if value},
+    }
+    return {"metadata": {}, "spec": pod}
+
+
+def _container(spec: PoolSpec, options: Mapping[str, Any]) -> Object:
+    container = {
+        "name": CONTAINER,
+        "image": spec.container_image,
+        "command": [options["python"], f"{_PLACE}/code/code.zip", f"{_PLACE}/input"],
+        "workingDir": "/tmp",  # noqa: S108
+        "env": [
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108
+            {"name": "TMPDIR", "value": "/tmp"},  # noqa: S108
+            {"name": "LANG", "value": "C.UTF-8"},
+            {"name": "PYTHONDONTWRITEBYTECODE", "value": "1"},
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "resources": options["resources"],
+        "volumeMounts": [
+            {"name": "code", "mountPath": f"{_PLACE}/code", "readOnly": True},
+            {"name": "input", "mountPath": f"{_PLACE}/input", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        ],
+    }
+    if options["image_pull_policy"]:
+        container["imagePullPolicy"] = options["image_pull_policy"]
+    return container
+
+
+def _volumes(launch: Launch, code_name: str) -> list[Object]:
+    name = job_name(launch.attempt_id)
+    count = max(1, -(-len(launch.payload) // PART_BYTES))
+    sources = [{"secret": {"name": f"{name}-{number}"}} for number in range(count)]
+    return [
+        {"name": "code", "configMap": {"name": f"mcp-pools-code-{code_name}"}},
+        {"name": "input", "projected": {"sources": sources, "defaultMode": 0o440}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+
+
+def merged(base: Any, over: Any) -> Any:
+    """`over` laid on `base`: objects key by key, lists of named objects (containers, volumes,
+    variables) name by name, anything else replaced; null takes a key away.
+    """
+    if isinstance(base, dict) and isinstance(over, dict):
+        result = {**base}
+        for key, value in over.items():
+            if value is None:
+                result.pop(key, None)
+            else:
+                result[key] = merged(base[key], value) if key in base else value
+        return result
+    if _named(base) and _named(over):
+        known = {each["name"]: each for each in base}
+        for each in over:
+            known[each["name"]] = merged(known.get(each["name"], {}), each)
+        return list(known.values())
+    return over
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) and "name" in each for each in value)
