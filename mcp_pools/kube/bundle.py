@@ -51,7 +51,6 @@ _OURS: Final = (
     "task_types/query",
     "task_types/sleep",
     "task_types/transform",
-    "task_types/web",
 )
 _LIBRARIES: Final = ("jmespath", "simpleeval")
 _MAIN: Final = "import sys\n\nfrom mcp_pools.kube.container import main\n\nsys.exit(main(sys.argv))\n"

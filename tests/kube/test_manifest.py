@@ -1,8 +1,11 @@
 """The objects of an attempt: names, options, templates, and the code that they bring."""
 
+import ast
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,3 +124,19 @@ def test_the_bundle_runs_task_types_on_a_bare_python(tmp_path, kind, payload, re
         assert json.loads(told)["items"][0]["result"]["stdout"] == result
     else:
         assert end["code"] is None and json.loads(told) == result
+
+
+def test_the_bundle_leaves_out_nothing_that_it_imports() -> None:
+    """But what only the router's side imports, and never in a Job."""
+    with zipfile.ZipFile(io.BytesIO(bundle()[1])) as packed:
+        names = {
+            name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in packed.namelist()
+        }
+        sources = [packed.read(name) for name in packed.namelist() if name.startswith("mcp_pools/")]
+    wanted = {
+        node.module
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mcp_pools.")
+    }
+    assert wanted - names == {"mcp_pools.router", "mcp_pools.settings"}
