@@ -24,7 +24,7 @@ LAYERS = {
     0: "models errors states",
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses definitions secret searchable adapter store task_type settings "
-    "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
+    "telemetry delegate line home hello detached jsonrpc connection outbox replay processes worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events",
     2: "plugins present bridge otlp stores task_types adapters",
     3: "worker commits counting intake pool registry dispatcher history live_distribution distributor "
@@ -48,7 +48,16 @@ SHARED = (0, 1, 3, 7)
 PARTS = {"doors", "terminal"}
 """Folders that are no more than a place: their files have layers of their own."""
 FOLDERS = {"stores", "task_types", "tools", "adapters"}
-ADAPTERS_MAY_IMPORT = {"adapter", "models", "errors", "telemetry", "wire", "delegate", "worker_process"}
+ADAPTERS_MAY_IMPORT = {
+    "adapter",
+    "models",
+    "errors",
+    "telemetry",
+    "wire",
+    "delegate",
+    "line",
+    "worker_process",
+}
 SPEAKERS = {
     "console",
     "output",
