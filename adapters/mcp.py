@@ -51,6 +51,7 @@ _START_SECONDS: Final = 1.0
 _READ_SECONDS: Final = 120.0
 _LEAVE_SECONDS: Final = 3.0
 _AGAIN_SECONDS: Final = 0.3
+_LONGEST_PAUSE: Final = 3.0
 _FULL_SECONDS: Final = 1.0
 _CANCEL_SECONDS: Final = 30.0
 """How long a peer that does not answer is asked to cancel a task."""
@@ -93,7 +94,7 @@ class McpPool:
         self._leaving = False
         self._places: set[str] = set()
         self._seq = 0
-        self._trouble: str | None = None
+        self._trouble: str | None = "it was not asked yet"
         self._full_until = 0.0
         self._line = Line(address(spec), partial(_token, spec, surroundings))
 
@@ -151,7 +152,7 @@ class McpPool:
             self._mark(None)
 
     async def _looked(self) -> None:
-        if missing := TOOLS - await self._line.tools(_LOOK_SECONDS):
+        if self._trouble is not None and (missing := TOOLS - await self._line.tools(_LOOK_SECONDS)):
             raise PoolsError(
                 "invalid_payload",
                 f"The server at {self._line.url} is no mcp-pools that this pool may use: it does not offer "
@@ -180,11 +181,15 @@ class McpPool:
 
     async def _watch(self) -> None:
         """While the peer is in trouble, look whether it still is."""
+        pause = _AGAIN_SECONDS
         while True:
-            await asyncio.sleep(_AGAIN_SECONDS)
-            if self._trouble is not None:
-                with suppress(Lost, PoolsError):
-                    await self._look()
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            if self._trouble is None:
+                pause = _AGAIN_SECONDS
+                continue
+            with suppress(Lost, PoolsError):
+                await self._look()
 
     async def health(self) -> tuple[Health, str | None]:
         """See `Adapter.health`."""
