@@ -24,7 +24,8 @@ LAYERS = {
     0: "models errors states",
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses definitions secret searchable adapter store task_type settings "
-    "telemetry delegate line home hello detached jsonrpc connection outbox replay processes worker_process "
+    "telemetry delegate line far_pool home hello detached jsonrpc connection outbox replay processes "
+    "worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events",
     2: "plugins present bridge otlp stores task_types adapters",
     3: "worker commits counting intake pool registry dispatcher history live_distribution distributor "
@@ -56,6 +57,7 @@ ADAPTERS_MAY_IMPORT = {
     "wire",
     "delegate",
     "line",
+    "far_pool",
     "worker_process",
 }
 SPEAKERS = {

@@ -16,7 +16,7 @@ from stage import lines, until
 
 from mcp_pools import Router, Settings
 from mcp_pools.adapter import Ended, Progressed, Surroundings
-from mcp_pools.adapters.mcp import McpPool, address
+from mcp_pools.adapters.mcp import McpPool
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import PoolSpec
 from mcp_pools.tools import pool_cancel, pool_execute, pool_health, pool_list, pool_register, pool_task
@@ -307,7 +307,10 @@ def test_a_definition_that_reaches_nobody_is_refused(tmp_path, endpoint, options
         McpPool(spec, Surroundings(tmp_path, {}))
 
 
-def test_an_endpoint_may_leave_out_what_it_always_is() -> None:
+def test_an_endpoint_may_leave_out_what_it_always_is(tmp_path) -> None:
     """The scheme, and the path."""
     for written in ("far:8680", "http://far:8680", "http://far:8680/mcp"):
-        assert address(PoolSpec(name="far", type="mcp", endpoint=written)) == "http://far:8680/mcp"
+        assert (
+            McpPool(PoolSpec(name="far", type="mcp", endpoint=written), Surroundings(tmp_path, {})).line.url
+            == "http://far:8680/mcp"
+        )
