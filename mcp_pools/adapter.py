@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mcp_pools.agents import Agent
+from mcp_pools.errors import PoolsError
 from mcp_pools.models import Health, PoolSpec, WaitingCode, Worker
 
 
@@ -128,23 +129,36 @@ Sink = Callable[[AdapterEvent], None]
 """Takes an event on the event loop's thread, at once and without raising."""
 
 
+def _no_secret(name: str) -> str:
+    raise PoolsError("invalid_payload", f"The secret {name!r} is not configured.", "Add it to secrets.")
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What an adapter gets from the home it serves.
 
     `directory` is the pool's own, kept between owners. `environment` is all that the
     children of tasks may see of the owner's. `memory_bytes` limits each worker; 0: nothing.
-    `agent` is what the pool's worker type stands for; `None` for Python.
+    `agent` is what the pool's worker type stands for; `None` for Python. `pool_id` is the pool's
+    own, which no other home has. `secret` reads a secret of the configuration by its name, for the
+    pool's own credentials: it may block, and raises `PoolsError`.
     """
 
     directory: Path
     environment: Mapping[str, str]
     memory_bytes: int = 0
     agent: Agent | None = None
+    pool_id: str = ""
+    secret: Callable[[str], str] = _no_secret
 
 
 class Adapter(Protocol):
-    """A pool type. Built-in ones use nothing a third party cannot."""
+    """A pool type. Built-in ones use nothing a third party cannot.
+
+    A type whose work runs on another server may have two attributes more. `task_types`, a set or `None`
+    (not known yet): what that server runs. `resolves_secrets`, true: references to secrets stay in its
+    payloads, for the server has its own.
+    """
 
     spec: PoolSpec
     """What was asked for. The router replaces it when the definition changes."""

@@ -25,6 +25,8 @@ from mcp_pools.errors import PoolsError
 
 MOST_BYTES: Final = 1 << 20
 """An answer that is longer is not read."""
+SILENCE: Final = 5.0
+"""Seconds that a connection, and without other word an answer, may take."""
 
 # What a peer does wrong is told by our own errors; the SDK's traces would quote the peer.
 logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
@@ -41,7 +43,7 @@ async def tool_names(url: str, seconds: float) -> list[str]:
             does not answer as an MCP server.
         TimeoutError: it did not answer in time.
     """
-    peer = _Peer()
+    peer = Peer()
     names: list[str] | None = None
     try:
         # A scope of anyio's, for it ends the goodbye too: a peer may hang there as well.
@@ -57,16 +59,25 @@ async def tool_names(url: str, seconds: float) -> list[str]:
 
 
 @asynccontextmanager
-async def connected(url: str, peer: _Peer | None = None) -> AsyncIterator[Client]:
+async def connected(
+    url: str, peer: Peer | None = None, *, token: str | None = None, silence: float | None = SILENCE
+) -> AsyncIterator[Client]:
     """A client of the server at `url`, in the newest protocol era that both speak.
 
-    It connects directly: no proxy, no credentials, no redirect to another origin.
+    It connects directly: no proxy, no redirect to another origin, and no credentials but `token`.
+
+    Args:
+        silence: seconds without a byte after which an answer counts as lost; `None`: whoever calls says.
     """
     headers = {"accept-encoding": "identity", "user-agent": f"mcp-pools/{__version__}"}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    peer = peer or Peer()
+    patience = httpx2.Timeout(SILENCE, read=silence)
     async with (
-        httpx2.AsyncClient(transport=peer or _Peer(), headers=headers, trust_env=False) as http,
+        httpx2.AsyncClient(transport=peer, headers=headers, trust_env=False, timeout=patience) as http,
         Client(
-            streamable_http_client(url, http_client=http, max_sse_event_size=MOST_BYTES),
+            streamable_http_client(url, http_client=http, max_sse_event_size=peer.most_bytes),
             client_info=Implementation(name="mcp-pools", version=__version__),
             cache=None,
         ) as client,
@@ -81,11 +92,13 @@ def continuing(traceparent: str | None) -> AbstractContextManager[None]:
     return tracing.under(traceparent)
 
 
-class _Peer(httpx2.AsyncHTTPTransport):
-    """The way to one server: reads no more than it must, and remembers what went wrong."""
+class Peer(httpx2.AsyncHTTPTransport):
+    """The way to one server: reads no more than `most_bytes` of an answer, and remembers what went wrong."""
 
-    def __init__(self) -> None:
-        super().__init__(verify=_tls(), trust_env=False)
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        # As many connections as there are calls: whoever calls says how many that may be.
+        super().__init__(verify=_tls(), trust_env=False, limits=httpx2.Limits(max_keepalive_connections=20))
+        self.most_bytes = most_bytes
         self._status = 0
         self._trouble = ""
 
@@ -100,7 +113,7 @@ class _Peer(httpx2.AsyncHTTPTransport):
         self._status = response.status_code
         response.headers.pop("content-encoding", None)
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Bounded(response.stream)
+        response.stream = _Bounded(response.stream, self.most_bytes)
         return response
 
     def error(self) -> PoolsError:
@@ -113,17 +126,18 @@ class _Peer(httpx2.AsyncHTTPTransport):
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A response's body, up to `MOST_BYTES`."""
+    """A response's body, up to a number of bytes."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, most: int) -> None:
         self._stream = stream
+        self._most = most
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         async for part in self._stream:
             size += len(part)
-            if size > MOST_BYTES:
-                raise httpx2.StreamError(f"more than {MOST_BYTES} bytes")
+            if size > self._most:
+                raise httpx2.StreamError(f"more than {self._most} bytes")
             yield part
 
     async def aclose(self) -> None:

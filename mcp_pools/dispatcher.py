@@ -282,7 +282,7 @@ class Dispatcher:
         elif live.row.task_type not in self._intake.task_types:
             message = f"There is no task type {live.row.task_type!r} any more."
             self._called_off(pool, live, Ended(live.row.attempt_id, "unknown_task_type", message=message))
-        elif self._intake.needs_secrets(live.row):
+        elif not getattr(pool.adapter, "resolves_secrets", False) and self._intake.needs_secrets(live.row):
             self.commits.spawn(self._launch_filled(pool, live))
         else:
             self._hand_over(pool, live, live.row.payload)

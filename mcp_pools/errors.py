@@ -127,4 +127,5 @@ def key_conflict(key: str, id: str) -> PoolsError:
         "conflict",
         f"Idempotency key {key!r} is that of {id}, another request.",
         f'Look at that one with pool_task(task_id="{id}"), or use a new key.',
+        details={"id": id},
     )

@@ -46,8 +46,10 @@ def registering(router: Router, arguments: dict[str, Any]) -> str | None:
         return None
     where = arguments.get("endpoint") or "its default place"
     image = f", in the image {arguments['container_image']!r}" if arguments.get("container_image") else ""
+    secret = (arguments.get("options") or {}).get("token_secret")
+    shown = f", which is shown the secret {secret!r}" if secret else ""
     return (
-        f"Register the pool {arguments['name']!r} of type {type!r} at {where}{image}? "
+        f"Register the pool {arguments['name']!r} of type {type!r} at {where}{image}{shown}? "
         "Tasks, with their payloads, will leave this machine."
     )
 

@@ -22,6 +22,7 @@ from mcp_pools.policy import Judge, child_environment
 from mcp_pools.pool import LivePool
 from mcp_pools.present import metrics_view
 from mcp_pools.routing import Fleet
+from mcp_pools.secret import read_secret
 from mcp_pools.store import EventRow, Happened, PoolRow, PutPool
 from mcp_pools.stores.sqlite import SqliteStore
 from mcp_pools.telemetry import Meters, Uncounted
@@ -202,6 +203,7 @@ class Registry:
         """Ask a pool how it is; a change is an event, and routing's business."""
         before = pool.health
         checked = await pool.check()
+        self._offers(pool)
         self._noted(pool, before)
         return checked
 
@@ -234,27 +236,42 @@ class Registry:
 
     # Opening and closing.
 
-    async def start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
-        """Open a pool's adapter, which takes up `orphans`; one that will not open is unhealthy."""
+    async def start(self, pool: LivePool, orphans: Sequence[Launch]) -> PoolsError | None:
+        """Open a pool's adapter, which takes up `orphans`; one that will not open is unhealthy.
+
+        Returns why it refuses its definition, when that is what it does.
+        """
         async with pool.opening:
             if pool.adapter is None and pool.row.status != "closed":
-                await self._start(pool, orphans)
+                refused = await self._start(pool, orphans)
                 await pool.cancel_wanted()
+                return refused
+        return None
 
-    async def _start(self, pool: LivePool, orphans: Sequence[Launch]) -> None:
-        before = pool.health
+    async def _start(self, pool: LivePool, orphans: Sequence[Launch]) -> PoolsError | None:
+        before, refused = pool.health, None
         try:
             kind = plugins.adapter(pool.row.spec.type, self.settings.adapters)
-            adapter = kind(pool.row.spec, self._surroundings(pool.row.spec))
+            adapter = kind(pool.row.spec, self._surroundings(pool.row.spec, pool.row.pool_id))
             await pool.scope.enter_async_context(adapter.run(partial(self.sink, pool), orphans))
         except Exception as error:  # one sick pool hurts nobody
             pool.health, pool.reason = "unhealthy", f"it does not open: {error}"
+            refused = error if isinstance(error, PoolsError) else None
         else:
             pool.adapter, pool.health, pool.reason = adapter, "healthy", None
             pool.resize()
+            self._offers(pool)
         self._noted(pool, before)
+        return refused
 
-    def _surroundings(self, spec: PoolSpec) -> Surroundings:
+    def _offers(self, pool: LivePool) -> None:
+        """Of a pool on another server, know what that server runs."""
+        offered = getattr(pool.adapter, "task_types", None)
+        if offered is not None and (types := frozenset(self.task_types) & offered) != pool.types:
+            pool.types = types
+            self.fleet.put(pool.load())
+
+    def _surroundings(self, spec: PoolSpec, pool_id: str = "") -> Surroundings:
         """What a pool's adapter gets; raises `PoolsError` for a worker type unknown or not allowed."""
         agent, passed = agents.resolve(spec.worker_type, self.settings.agents), self.settings.child_env
         if agent is not None:
@@ -265,6 +282,14 @@ class Registry:
             environment=child_environment(os.environ, passed),
             memory_bytes=self.settings.worker_memory_limit_bytes or 0,
             agent=agent,
+            pool_id=pool_id,
+            secret=self._secret,
+        )
+
+    def _secret(self, name: str) -> str:
+        sources = self.settings.secrets.items()
+        return read_secret(
+            name, {key: each.model_dump(exclude_none=True, mode="json") for key, each in sources}
         )
 
     async def register(
@@ -292,7 +317,9 @@ class Registry:
         if known is not None and spec.type == known.row.spec.type:
             return self._adopt(known, row)
         pool = self._know(row)
-        await self.start(pool, ())
+        if (refused := await self.start(pool, ())) is not None:
+            await self.close(pool)
+            raise refused
         return pool
 
     def _registered(self, row: PoolRow) -> EventRow:

@@ -24,7 +24,8 @@ LAYERS = {
     0: "models errors states",
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses definitions secret searchable adapter store task_type settings "
-    "telemetry delegate home hello detached jsonrpc connection outbox replay processes worker_process "
+    "telemetry delegate line far_pool home hello detached jsonrpc connection outbox replay processes "
+    "worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
     "kube frames bundle credentials api informer reasons manifest attempt",
     2: "plugins present bridge otlp stores task_types adapters",
@@ -49,7 +50,17 @@ SHARED = (0, 1, 3, 7)
 PARTS = {"doors", "terminal", "kube"}
 """Folders that are no more than a place: their files have layers of their own."""
 FOLDERS = {"stores", "task_types", "tools", "adapters"}
-ADAPTERS_MAY_IMPORT = {"adapter", "models", "errors", "telemetry", "wire", "delegate", "worker_process"}
+ADAPTERS_MAY_IMPORT = {
+    "adapter",
+    "models",
+    "errors",
+    "telemetry",
+    "wire",
+    "delegate",
+    "line",
+    "far_pool",
+    "worker_process",
+}
 ADAPTERS_MAY_IMPORT |= {"kube", "bundle", "credentials", "api", "informer", "reasons", "manifest", "attempt"}
 SPEAKERS = {
     "console",
