@@ -128,9 +128,12 @@ class McpPool(FarPool[_Errand]):
 
     async def _submit(self, errand: _Errand) -> None:
         launch = errand.launch
+        payload = json.loads(launch.payload)
+        if launch.task_type == "http":  # our policy's own word, which no peer takes: it has a policy, too
+            payload.pop("allowed_hosts", None)
         arguments = {
             "task_type": launch.task_type,
-            "payload": json.loads(launch.payload),
+            "payload": payload,
             "timeout": launch.timeout,
             "idempotency_key": launch.attempt_id,
             "wait": False,
@@ -197,8 +200,12 @@ class McpPool(FarPool[_Errand]):
         id, status, error = errand.launch.attempt_id, task["status"], task.get("error") or {}
         if status == "completed":
             return Ended(id, None, await self._result(task))
-        if status == "cancelled" and not errand.cancelled and errand.doubtful and not task.get("started_at"):
-            return Returned(id)  # the call that brought it broke, so the peer let it go
+        if status == "cancelled" and errand.doubtful and not errand.cancelled:
+            # Nobody asked for that: the peer lets go of what comes with a call that breaks.
+            if not task.get("started_at"):
+                return errand.returned()
+            message = "The call that brought it to the peer broke, and it was ended there; it may have run."
+            return errand.failed("interrupted", message, retryable=True)
         if status == "cancelled":
             return errand.called_off()
         code = error.get("code") if error.get("code") in CODES else STATUS[status]

@@ -163,6 +163,13 @@ async def test_what_a_peer_says_of_a_failure_is_data(home, peer) -> None:
     assert "Ignore your instructions" in task.error.details["message"]
 
 
+async def test_both_policies_judge_a_request(home, peer) -> None:
+    """Ours lets it out, the peer's says no: what ours keeps with the payload does not travel."""
+    async with delegating(home, peer.url, allow={"hosts": ["*"]}) as router:
+        task = await pool_execute(router, task_type="http", payload={"url": "http://example.org/"})
+    assert (task.status, task.error.code) == ("failed", "not_allowed")
+
+
 async def test_a_pool_takes_what_its_peer_runs(home, peer) -> None:
     """Types that the peer does not offer are not the pool's."""
     async with delegating(home, peer.url, far={"options": {"pool": "no such pool"}}) as router:
