@@ -60,18 +60,16 @@ async def tool_names(url: str, seconds: float) -> list[str]:
 
 @asynccontextmanager
 async def connected(
-    url: str, peer: Peer | None = None, *, token: str | None = None, silence: float | None = SILENCE
+    url: str, peer: Peer | None = None, *, silence: float | None = SILENCE
 ) -> AsyncIterator[Client]:
     """A client of the server at `url`, in the newest protocol era that both speak.
 
-    It connects directly: no proxy, no redirect to another origin, and no credentials but `token`.
+    It connects directly: no proxy, no redirect to another origin, and no credentials but `peer`'s.
 
     Args:
         silence: seconds without a byte after which an answer counts as lost; `None`: whoever calls says.
     """
     headers = {"accept-encoding": "identity", "user-agent": f"mcp-pools/{__version__}"}
-    if token is not None:
-        headers["authorization"] = f"Bearer {token}"
     peer = peer or Peer()
     patience = httpx2.Timeout(SILENCE, read=silence)
     async with (

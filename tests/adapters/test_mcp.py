@@ -318,6 +318,6 @@ def test_an_endpoint_may_leave_out_what_it_always_is(tmp_path) -> None:
     """The scheme, and the path."""
     for written in ("far:8680", "http://far:8680", "http://far:8680/mcp"):
         assert (
-            McpPool(PoolSpec(name="far", type="mcp", endpoint=written), Surroundings(tmp_path, {})).line.url
+            McpPool(PoolSpec(name="far", type="mcp", endpoint=written), Surroundings(tmp_path, {})).line.where
             == "http://far:8680/mcp"
         )

@@ -1,0 +1,1 @@
+"""The kinds of MCP servers that a pool may stand for (`mcp_pools.profile`)."""
