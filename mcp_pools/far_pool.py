@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from mcp_pools import delegate
 from mcp_pools.adapter import Changed, Launch, Sink, Slot, Surroundings
 from mcp_pools.bearer import Bearer, NoBearer, SecretBearer
+from mcp_pools.client_credentials import ClientCredentials, credentials
 from mcp_pools.errors import PoolsError
 from mcp_pools.line import Line, Lost, Refused
 from mcp_pools.models import Health, PoolSpec, Worker
@@ -30,7 +31,7 @@ AGAIN_SECONDS: Final = 0.3
 
 _LONGEST_PAUSE: Final = 3.0
 _LEAVE_SECONDS: Final = 3.0
-_OPTIONS: Final = frozenset({"token_secret"})
+_OPTIONS: Final = frozenset({"token_secret", "oauth"})
 
 
 class FarPool:
@@ -45,7 +46,8 @@ class FarPool:
         self.task_types: frozenset[str] | None = None
         """What the peer runs; `None` until it was asked."""
         self.surroundings = surroundings
-        self.line = Line(OverHttp(address(spec, known), _bearer(spec, surroundings)))
+        url = address(spec, known)
+        self.line = Line(OverHttp(url, _bearer(url, spec, surroundings)))
         self.leaving = False
         self.trouble: str | None = "it was not asked yet"
         self.profile = self._expected()(self)
@@ -285,7 +287,9 @@ def address(spec: PoolSpec, options: frozenset[str]) -> str:
             'Write it like "https://pools.example.org/mcp", and name its token under options.token_secret.',
         )
     loopback = host in ("localhost", "127.0.0.1", "::1")
-    if "token_secret" in spec.options and parts.scheme != "https" and not loopback:
+    if "token_secret" in spec.options and "oauth" in spec.options:
+        raise _invalid(f"Pool {spec.name!r} has both token_secret and oauth.", "Give one of them.")
+    if {"token_secret", "oauth"} & set(spec.options) and parts.scheme != "https" and not loopback:
         raise _invalid(
             f"The token of pool {spec.name!r} would travel unencrypted to {host}.",
             "Use an https:// endpoint.",
@@ -297,8 +301,10 @@ def _maps(profiles: Iterable[type[Profile[Any]]]) -> bool:
     return any("tools" in kind.options for kind in profiles)
 
 
-def _bearer(spec: PoolSpec, surroundings: Surroundings) -> Bearer:
+def _bearer(url: str, spec: PoolSpec, surroundings: Surroundings) -> Bearer:
     """Where the peer's token comes from."""
+    if (given := spec.options.get("oauth")) is not None:
+        return ClientCredentials(url, credentials(spec.name, given), surroundings.secret)
     name = spec.options.get("token_secret")
     return NoBearer() if name is None else SecretBearer(partial(surroundings.secret, str(name)))
 

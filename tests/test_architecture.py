@@ -24,7 +24,7 @@ LAYERS = {
     0: "models errors states",
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses definitions secret searchable adapter store task_type settings "
-    "telemetry delegate way ways bearer line profile profiles one_call far_pool "
+    "telemetry delegate way ways bearer line profile profiles one_call far_pool client_credentials "
     "home hello detached jsonrpc connection outbox replay processes "
     "worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
