@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import httpx2
@@ -74,13 +74,15 @@ async def connected(
     patience = httpx2.Timeout(SILENCE, read=silence)
     async with (
         httpx2.AsyncClient(transport=peer, headers=headers, trust_env=False, timeout=patience) as http,
-        Client(
-            streamable_http_client(url, http_client=http, max_sse_event_size=peer.most_bytes),
-            client_info=Implementation(name="mcp-pools", version=__version__),
-            cache=None,
-        ) as client,
+        speaking(streamable_http_client(url, http_client=http, max_sse_event_size=peer.most_bytes)) as client,
     ):
         yield client
+
+
+def speaking(transport: Any) -> Client:
+    """The SDK's client over a transport of its kind, in the newest protocol era that both speak."""
+    us = Implementation(name="mcp-pools", version=__version__)
+    return Client(transport, client_info=us, cache=None)
 
 
 def continuing(traceparent: str | None) -> AbstractContextManager[None]:

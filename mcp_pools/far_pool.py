@@ -14,24 +14,20 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
 
 from mcp_pools import delegate
 from mcp_pools.adapter import Changed, Launch, Sink, Slot, Surroundings
-from mcp_pools.bearer import Bearer, NoBearer, SecretBearer
-from mcp_pools.client_credentials import ClientCredentials, credentials
 from mcp_pools.errors import PoolsError
 from mcp_pools.line import Line, Lost, Refused
 from mcp_pools.models import Health, PoolSpec, Worker
 from mcp_pools.profile import LOOK_SECONDS, Errand, Profile
-from mcp_pools.ways.over_http import OverHttp
+from mcp_pools.ways import TRUSTED, way_to
 
 AGAIN_SECONDS: Final = 0.3
 """How soon a peer in trouble is looked at again."""
 
 _LONGEST_PAUSE: Final = 3.0
 _LEAVE_SECONDS: Final = 3.0
-_OPTIONS: Final = frozenset({"token_secret", "oauth"})
 
 
 class FarPool:
@@ -39,15 +35,16 @@ class FarPool:
 
     profiles: ClassVar[tuple[type[Profile[Any]], ...]]
     """What its server may be; the first that suits is taken."""
+    configured_only = TRUSTED
+    """Options that a definition has from the configuration alone."""
 
     def __init__(self, spec: PoolSpec, surroundings: Surroundings) -> None:
-        known = _OPTIONS.union(*(kind.options for kind in self.profiles))
+        known = frozenset().union(*(kind.options for kind in self.profiles))
         self.spec = spec
         self.task_types: frozenset[str] | None = None
         """What the peer runs; `None` until it was asked."""
         self.surroundings = surroundings
-        url = address(spec, known)
-        self.line = Line(OverHttp(url, _bearer(url, spec, surroundings)))
+        self.line = Line(way_to(spec, surroundings, known))
         self.leaving = False
         self.trouble: str | None = "it was not asked yet"
         self.profile = self._expected()(self)
@@ -265,49 +262,5 @@ class FarPool:
             await errand.by.call_off(errand)
 
 
-def address(spec: PoolSpec, options: frozenset[str]) -> str:
-    """The URL of the peer's MCP endpoint, `/mcp` where the definition names no path.
-
-    Raises:
-        PoolsError: `invalid_payload` for a definition that no peer can be reached by.
-    """
-    for option in spec.options:
-        if option not in options:
-            known = f"Its options: {', '.join(sorted(options))}."
-            raise _invalid(f"A pool of type {spec.type} has no option {option!r}.", known)
-    url = spec.endpoint or ""
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or parts.username is not None:
-        raise _invalid(
-            f"The endpoint of pool {spec.name!r} is no http or https URL.",
-            'Write it like "https://pools.example.org/mcp", and name its token under options.token_secret.',
-        )
-    loopback = host in ("localhost", "127.0.0.1", "::1")
-    if "token_secret" in spec.options and "oauth" in spec.options:
-        raise _invalid(f"Pool {spec.name!r} has both token_secret and oauth.", "Give one of them.")
-    if {"token_secret", "oauth"} & set(spec.options) and parts.scheme != "https" and not loopback:
-        raise _invalid(
-            f"The token of pool {spec.name!r} would travel unencrypted to {host}.",
-            "Use an https:// endpoint.",
-        )
-    return (parts if parts.path.strip("/") else parts._replace(path="/mcp")).geturl()
-
-
 def _maps(profiles: Iterable[type[Profile[Any]]]) -> bool:
     return any("tools" in kind.options for kind in profiles)
-
-
-def _bearer(url: str, spec: PoolSpec, surroundings: Surroundings) -> Bearer:
-    """Where the peer's token comes from."""
-    if (given := spec.options.get("oauth")) is not None:
-        return ClientCredentials(url, credentials(spec.name, given), surroundings.secret)
-    name = spec.options.get("token_secret")
-    return NoBearer() if name is None else SecretBearer(partial(surroundings.secret, str(name)))
-
-
-def _invalid(message: str, next: str) -> PoolsError:
-    return PoolsError("invalid_payload", message, next)

@@ -1,8 +1,9 @@
 """An MCP server of no kind that we know: `python any_server.py [PORT] [--old]`; without a port over stdio.
 
-`--old`: it speaks 2025-11-25 alone.
+`--old`: at its port it speaks 2025-11-25 alone.
 """
 
+import os
 import sys
 
 from far_handlers import handled
@@ -43,6 +44,13 @@ def ask_agent(question: str, limit: float, options: dict[str, object]) -> str:
 def add(expression: str, variables: dict[str, float]) -> dict[str, float]:
     """A tool whose arguments are a payload of `compute`."""
     return {"value": sum(variables.values())}
+
+
+@server.tool()
+def about() -> dict[str, object]:
+    """The process: its id, its variables, its directory. It says a word beside the protocol."""
+    print("a word", file=sys.stderr, flush=True)
+    return {"pid": os.getpid(), "environment": dict(os.environ), "cwd": os.getcwd()}
 
 
 if __name__ == "__main__":
