@@ -8,13 +8,11 @@ Another mcp-pools, Session-Buddy, a server that spawns workers, or any server wh
 from __future__ import annotations
 
 from mcp_pools.far_pool import FarPool
-from mcp_pools.profiles.federation import Federation
+from mcp_pools.profiles import KNOWN
 from mcp_pools.profiles.mapping import Mapping
-from mcp_pools.profiles.session_buddy import SessionBuddy
-from mcp_pools.profiles.workers import Workers
 
 
 class McpPool(FarPool):
     """A pool on another MCP server (`mcp_pools.adapter.Adapter`)."""
 
-    profiles = (Mapping, Federation, SessionBuddy, Workers)
+    profiles = (Mapping, *KNOWN)

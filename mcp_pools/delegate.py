@@ -28,12 +28,14 @@ MOST_BYTES: Final = 1 << 20
 SILENCE: Final = 5.0
 """Seconds that a connection, and without other word an answer, may take."""
 
+_MOST_PAGES: Final = 50
+
 # What a peer does wrong is told by our own errors; the SDK's traces would quote the peer.
 logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
 
 
 async def tool_names(url: str, seconds: float) -> list[str]:
-    """The names of the tools that the server at `url` offers, from its first page.
+    """The names of the tools that the server at `url` offers; of many pages, those that came in time.
 
     Args:
         seconds: how long all of it may take.
@@ -49,7 +51,12 @@ async def tool_names(url: str, seconds: float) -> list[str]:
         # A scope of anyio's, for it ends the goodbye too: a peer may hang there as well.
         with anyio.move_on_after(seconds):
             async with connected(url, peer) as client:
-                names = [tool.name for tool in (await client.list_tools()).tools]
+                names, cursor = [], None
+                for _ in range(_MOST_PAGES):
+                    page = await client.list_tools(cursor=cursor)
+                    names += [tool.name for tool in page.tools]
+                    if (cursor := page.next_cursor) is None:
+                        break
     except Exception as failure:  # the SDK's, its libraries', groups of both
         if names is None:
             raise peer.error() from failure
