@@ -5,12 +5,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from conformance import Conformance
 from far_server import running
+from one_call import OneCallConformance
 from stage import lines, until
 
 from mcp_pools import Router, Settings
-from mcp_pools.adapter import Ended, Progressed, Surroundings
+from mcp_pools.adapter import Surroundings
 from mcp_pools.adapters.mcp import McpPool
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Allow, PoolSpec
@@ -55,14 +55,8 @@ def _by_name(launch):
     return replace(launch, task_type="hostile", payload=json.dumps(payload).encode())
 
 
-class TestMapping(Conformance):
-    """The suite of all pool types."""
-
-    ahead = 1
-    burst = 100
-    """Each is a call over HTTP."""
-    warm = 2
-    short = 50
+class TestMapping(OneCallConformance):
+    """The suite of all pool types. A tool hears that its call is given up, by MCP; it does not say so."""
 
     @pytest.fixture(autouse=True)
     def beside(self, far):
@@ -73,50 +67,6 @@ class TestMapping(Conformance):
         """A pool at that server."""
         options = {"tools": {"hostile": RUN}, **spec.options}
         return ByName(replace(spec, type="mcp", endpoint=self.far.url, options=options), surroundings)
-
-    def words(self, ended):
-        """What a server says stands in the details alone."""
-        return ended.details["message"]
-
-    async def test_progress_and_output_arrive_in_order_before_the_end(self, stage) -> None:
-        """A tool reports progress; it has no other output than its result."""
-        async with stage().open() as pool:
-            attempt = await pool.start("steps", {"count": 50})
-            await pool.end(attempt)
-            done = [event.done for event in pool.of(attempt, Progressed)]
-            assert done == sorted(done) and done[-1] <= 50
-            assert isinstance(pool.of(attempt)[-1], Ended)
-
-    async def test_a_running_launch_can_be_cancelled(self, stage, tmp_path) -> None:
-        """The tool hears of it by MCP; nobody says whether it stopped, so the end does not claim it."""
-        marks = tmp_path / "marks"
-        async with stage().open() as pool:
-            payload = {"to": str(marks), "word": "began", "until": str(tmp_path / "never")}
-            attempt = await pool.start("wait", payload)
-            await until(lambda: lines(marks))
-            await pool.pool.cancel(attempt)
-            ended = await pool.end(attempt)
-            assert (ended.code, ended.details) == ("cancelled", {"confirmed": False})
-            await until(lambda: lines(marks) == ["began", "stopped"])
-
-    @pytest.mark.skip("a place holds one launch, which is a call at once: none waits behind another")
-    async def test_a_launch_that_has_not_started_can_be_cancelled(self) -> None:
-        """There is none."""
-
-    @pytest.mark.skip("a place holds one launch, which is a call at once: none waits behind another")
-    async def test_cancelling_the_running_one_spares_those_behind_it(self) -> None:
-        """There is none."""
-
-    async def test_stopping_ends_everything(self, stage, tmp_path) -> None:
-        """What ran is interrupted, and its tool hears of it."""
-        marks = tmp_path / "marks"
-        subject = stage()
-        async with subject.open() as pool:
-            payload = {"to": str(marks), "word": "began", "until": str(tmp_path / "never")}
-            attempt = await pool.start("wait", payload)
-            await until(lambda: lines(marks))
-        assert [each.code for each in subject.ends(attempt)] == ["interrupted"]
-        await until(lambda: lines(marks) == ["began", "stopped"])
 
 
 # A router with such a pool.

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from far_server import running
 from mcp import Client
+from one_call import OneCallConformance, as_prompt
 from stage import lines, until
 
 from mcp_pools import Router, Settings
+from mcp_pools.adapters.mcp import McpPool
 from mcp_pools.models import Allow
 from mcp_pools.tools import pool_cancel, pool_execute, pool_health, pool_list, pool_task
 
@@ -20,6 +23,41 @@ def far():
     """One server for most tests."""
     with running("workers_server.py") as server:
         yield server
+
+
+class ByPrompt(McpPool):
+    """Launches become prompts."""
+
+    def launch(self, launches):
+        super().launch([as_prompt(launch) for launch in launches])
+
+
+class TestWorkers(OneCallConformance):
+    """The suite of all pool types. A worker whose prompt is given up is closed, which its server confirms."""
+
+    confirms = True
+
+    @pytest.fixture(autouse=True)
+    def beside(self, far):
+        """The server."""
+        self.far = far
+
+    def make(self, spec, surroundings):
+        """A pool at that server."""
+        return ByPrompt(replace(spec, type="mcp", endpoint=self.far.url), surroundings)
+
+    async def test_a_result_comes_back_as_it_was(self, stage) -> None:
+        """A worker answers in text."""
+        async with stage().open() as pool:
+            ended = await pool.run("echo", {"text": "é\0\n"})
+        assert ended.code is None and json.loads(ended.result)["text"] == str({"text": "é\0\n"})
+
+    @pytest.mark.skip("the server tells nothing of a prompt before its end")
+    async def test_progress_and_output_arrive_in_order_before_the_end(self) -> None:
+        """There is neither."""
+
+
+# A router with such a pool.
 
 
 def delegating(home, server, **options):
