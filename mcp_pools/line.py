@@ -180,8 +180,8 @@ class Line:
             CALL.reset(outer)
 
     def _failed(self, call: Call, error: MCPError) -> Exception:
-        if call.status in (401, 403, 404):
-            self._drop.set()  # its token may be another by now, its session a new one
+        if call.status == 404:
+            self._drop.set()  # the peer has forgotten the session of this connection
         if call.status in (401, 403, *_NOT_TAKEN) or not call.sent:
             return Lost(call.turned_away(), sent=False)
         if call.status == 0 or call.status >= 500 or error.code in (CONNECTION_CLOSED, PARSE_ERROR):

@@ -60,7 +60,11 @@ class OneCall(Profile[Asked]):
     async def look(self) -> frozenset[str]:
         """See `Profile.look`. Prompts, as long as the tools are there."""
         if missing := self.tools - await self.pool.line.tools(LOOK_SECONDS):
-            raise Refused("unsupported", f"it does not offer {', '.join(sorted(missing))} any more")
+            raise PoolsError(
+                "invalid_payload",
+                f"The server at {self.pool.line.where} does not offer {', '.join(sorted(missing))} any more.",
+                "Look at the server, or name another one.",
+            )
         return frozenset({"prompt"})
 
     async def outcome(self, errand: Asked) -> Ended | Returned:

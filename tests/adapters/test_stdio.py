@@ -77,6 +77,21 @@ async def test_a_program_that_dies_is_started_again(home, tmp_path) -> None:
         assert again["pid"] != about["pid"]
 
 
+async def test_a_program_ends_when_its_owner_is_killed(home) -> None:
+    """Its input ends, which no owner needs to live for."""
+    options = {"command": ANY_SERVER, "tools": TOOLS, "env": {"PYTHONPATH": str(HERE)}}
+    pools = json.dumps({"far": {"type": "mcp", "options": options}})
+    environment = {**os.environ, "MCP_POOLS_HOME": str(home), "MCP_POOLS_POOLS": pools}
+    server = await asyncio.to_thread(Server, home, environment)
+    asked = ("execute", "-t", "echo", "--payload", "{}")
+    done = await asyncio.to_thread(server.console, *asked)
+    program = json.loads(done.stdout)["result"]["pid"]
+    assert alive(program)
+    await asyncio.to_thread(server.end, signal.SIGKILL)
+    server.process.communicate()
+    await until(lambda: not alive(program))
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
