@@ -77,7 +77,7 @@ class OneCall(Profile[Asked]):
             await asyncio.wait((call, called), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if call.done():
                 return call.result()
-            await _given_up(call)
+            await _given_up(call)  # the server hears of it before anything else is asked
             return await self._cut(errand)
         except Lost as lost:
             return await self._lost(errand, lost)
@@ -87,8 +87,8 @@ class OneCall(Profile[Asked]):
         except PoolsError as wrong:
             return errand.ended(wrong.code, str(wrong))
         finally:
-            call.cancel()
             called.cancel()
+            await _given_up(call)
 
     async def _cut(self, errand: Asked) -> Ended:
         """The end of a call that was given up."""

@@ -40,6 +40,8 @@ class Issuer:
         self.asked = {"keys": 0, "introspection": 0, "tokens": 0}
         self.lifetime = 600
         """Seconds for which tokens are said to be valid."""
+        self.method = "client_secret_basic"
+        """How clients say who they are."""
         self.stale = 0
         """So many tokens are given that are over."""
         self.down = False
@@ -89,7 +91,12 @@ class Issuer:
         )
 
     async def _metadata(self, request: Request) -> Response:
-        told = {"issuer": self.url, "jwks_uri": f"{self.url}/keys", "token_endpoint": f"{self.url}/token"}
+        told: dict[str, Any] = {
+            "issuer": self.url,
+            "jwks_uri": f"{self.url}/keys",
+            "token_endpoint": f"{self.url}/token",
+        }
+        told["token_endpoint_auth_methods_supported"] = [self.method]
         return self._unless_down(told)
 
     async def _keys(self, request: Request) -> Response:
@@ -109,7 +116,9 @@ class Issuer:
         self.asked["tokens"] += 1
         form = dict(parse_qsl((await request.body()).decode()))
         known = base64.b64encode(f"{CLIENT}:{quote(SECRET)}".encode()).decode()
-        if request.headers.get("authorization") != f"Basic {known}":
+        by_basic = request.headers.get("authorization") == f"Basic {known}"
+        by_form = (form.get("client_id"), form.get("client_secret")) == (CLIENT, SECRET)
+        if not (by_basic if self.method == "client_secret_basic" else by_form):
             return JSONResponse({"error": "invalid_client"}, 401)
         if form.get("grant_type") != "client_credentials":
             return JSONResponse({"error": "unsupported_grant_type"}, 400)

@@ -90,6 +90,13 @@ async def peer_callers(peer, issuer):
     return {task["caller"] for task in said["result"]["structuredContent"]["tasks"]}
 
 
+async def test_an_issuer_may_want_the_secret_in_the_form(home, peer, module_issuer, monkeypatch) -> None:
+    """Its metadata says so."""
+    monkeypatch.setattr(module_issuer, "method", "client_secret_post")
+    async with delegating(home, peer) as router:
+        assert await echoed(router, 1)
+
+
 async def test_a_token_is_renewed_when_its_time_is_over(home, peer, module_issuer, monkeypatch) -> None:
     """Without losing the connection."""
     monkeypatch.setattr(module_issuer, "lifetime", 0)

@@ -7,7 +7,7 @@ import os
 import sys
 
 from far_handlers import handled
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
@@ -44,6 +44,12 @@ def ask_agent(question: str, limit: float, options: dict[str, object]) -> str:
 def add(expression: str, variables: dict[str, float]) -> dict[str, float]:
     """A tool whose arguments are a payload of `compute`."""
     return {"value": sum(variables.values())}
+
+
+@server.tool(structured_output=False)
+def picture() -> list[object]:
+    """Words and an image, and no structured content."""
+    return ["two", "words", Image(data=b"GIF89a", format="gif")]
 
 
 @server.tool()

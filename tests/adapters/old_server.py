@@ -36,8 +36,9 @@ async def answer(message):
         told = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}}
         send(id=id, result={**told, "serverInfo": {"name": "old", "version": "1"}})
     elif method == "tools/list":
-        tools = [{"name": name, "inputSchema": {"type": "object"}} for name in ("run", "about")]
-        send(id=id, result={"tools": tools})
+        first = "cursor" not in params  # a page for each tool
+        tool = {"name": "run" if first else "about", "inputSchema": {"type": "object"}}
+        send(id=id, result={"tools": [tool], **({"nextCursor": "2"} if first else {})})
     elif method == "tools/call":
         running[id] = asyncio.current_task()
         await call(id, params["name"], params.get("arguments", {}))

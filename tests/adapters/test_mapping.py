@@ -97,6 +97,14 @@ async def test_without_a_template_the_payload_is_the_arguments(home, far) -> Non
     assert (task.status, task.result) == ("completed", {"value": 3})
 
 
+async def test_without_structured_content_the_text_is_the_result(home, far) -> None:
+    """With what is no text beside it, as MCP writes it."""
+    async with mapped(home, far, {"echo": {"tool": "picture", "arguments": {}}}) as router:
+        task = await pool_execute(router, task_type="echo", payload={"x": 1})
+    image = {"type": "image", "data": "R0lGODlh", "mimeType": "image/gif"}
+    assert (task.status, task.result) == ("completed", {"text": "two\nwords", "content": [image]})
+
+
 async def test_a_server_of_the_older_era_is_used_as_well(home, old, tmp_path) -> None:
     """It works, and it hears of a cancellation."""
     marks = tmp_path / "marks"
