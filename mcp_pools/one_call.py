@@ -121,5 +121,5 @@ def prompt_of(errand: Asked) -> dict[str, Any]:
     """The payload of a prompt; raises `PoolsError` `unsupported` for one that wants a worktree."""
     payload: dict[str, Any] = json.loads(errand.launch.payload)
     if payload.get("worktree"):
-        raise PoolsError("unsupported", f"{errand.by.kind} makes no worktrees.", "Leave out worktree.")
+        raise PoolsError("unsupported", "The server makes no worktrees.", "Leave out worktree.")
     return payload

@@ -82,7 +82,10 @@ class Mapping(OneCall):
 
     async def answer(self, errand: Asked) -> Ended:
         """See `OneCall.answer`. The structured content is the result, or `{"text"}` where there is none."""
-        launch, step = errand.launch, self._steps[errand.launch.task_type]
+        launch = errand.launch
+        step = self._steps.get(launch.task_type)
+        if step is None:  # it waited from before the definition changed
+            raise PoolsError("unsupported", f"options.tools maps {launch.task_type} to nothing any more.")
         said = await self.pool.line.call(
             step.tool,
             step.filled(launch),

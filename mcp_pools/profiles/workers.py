@@ -53,8 +53,8 @@ class Workers(OneCall):
     async def look(self) -> frozenset[str]:
         """See `Profile.look`. Workers that an earlier owner left are closed."""
         found = await super().look()
-        for worker in self._kept.ids - set(self._at.values()):
-            await self._close(worker)
+        left = self._kept.ids - set(self._at.values())
+        await asyncio.gather(*map(self._close, left))
         return found
 
     async def answer(self, errand: Asked) -> Ended | Returned:
@@ -65,9 +65,10 @@ class Workers(OneCall):
             try:
                 return await self._executed(errand, worker, prompt)
             except Refused as refused:
-                self._forget(worker)
                 if f"Worker not found: {worker}" not in refused.words:
+                    await self._close(worker)
                     raise
+                self._forget(worker)
         try:
             worker = await self._spawned(errand.place)
         except Lost as lost:  # the worker may be there, but it has no prompt
