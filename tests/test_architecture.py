@@ -27,7 +27,7 @@ LAYERS = {
     "telemetry delegate line far_pool home hello detached jsonrpc connection outbox replay processes "
     "worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
-    "kube frames bundle credentials api informer reasons manifest attempt",
+    "kube frames bundle credentials api informer reasons manifest attempt carriage",
     2: "plugins present bridge otlp stores task_types adapters",
     3: "worker container commits counting intake pool registry dispatcher history live_distribution "
     "distributor balancing discovery moves outward cloud_events",
@@ -61,7 +61,17 @@ ADAPTERS_MAY_IMPORT = {
     "far_pool",
     "worker_process",
 }
-ADAPTERS_MAY_IMPORT |= {"kube", "bundle", "credentials", "api", "informer", "reasons", "manifest", "attempt"}
+ADAPTERS_MAY_IMPORT |= {
+    "kube",
+    "bundle",
+    "credentials",
+    "api",
+    "informer",
+    "reasons",
+    "manifest",
+    "attempt",
+    "carriage",
+}
 SPEAKERS = {
     "console",
     "output",

@@ -219,6 +219,56 @@ async def test_quota_that_is_freed_lets_it_run(stage, calm) -> None:
         assert json.loads((await pool.end(attempt)).result) == {"x": 1}
 
 
+async def test_a_kept_result_survives_the_loss_of_its_pod_and_log(stage, calm, tmp_path) -> None:
+    """Another Job reads it from the volume, once; without a volume the task is lost."""
+    for options, code in (({"result_volume": "results"}, None), ({}, "worker_lost")):
+        directory = tmp_path / (code or "kept")
+        directory.mkdir()
+        async with stage(size=(1, 1), **options).open() as pool:
+            attempt, pod = await running(calm, pool, directory)
+            calm.trouble.lost_logs.add(pod)
+            (directory / "go").touch()
+            await until(lambda: _ended_well(calm, pod))
+            await asyncio.to_thread(calm.delete_pod, pod)
+            ended = await pool.end(attempt)
+            assert ended.code == code
+            assert code or json.loads(ended.result) == "waited"
+            assert lines(directory / "marks") == ["ran"]
+
+
+async def test_nothing_kept_leaves_the_loss_as_it_was(stage, calm, tmp_path) -> None:
+    """The pod died before its task had an outcome."""
+    async with stage(size=(1, 1), result_volume="results").open() as pool:
+        attempt, pod = await running(calm, pool, tmp_path)
+        await asyncio.to_thread(calm.evict, pod)
+        assert (await pool.end(attempt)).code == "evicted"
+        assert [worker.status for worker in pool.pool.workers] == []
+
+
+async def test_a_job_that_vanished_with_its_owner_has_its_kept_result(stage, calm, tmp_path) -> None:
+    """The next owner finds neither Job nor log, but the volume."""
+    first = stage(size=(1, 1), result_volume="results")
+    async with first.open() as pool:
+        attempt, pod = await running(calm, pool, tmp_path)
+    (tmp_path / "go").touch()
+    await until(lambda: _ended_well(calm, pod))
+    job = pod.rpartition("-")[0]
+    await asyncio.to_thread(calm.call, calm._delete_job(job))
+    await until(lambda: job not in {each["metadata"]["name"] for each in calm.all("jobs")})
+    orphans, first.launched = first.launched, []
+    second = stage(size=(1, 1))
+    second.pool = on(calm, first.pool.spec, first.pool._surroundings)
+    async with second.open(orphans=orphans) as pool:
+        assert json.loads((await pool.end(attempt)).result) == "waited"
+    second.launched = orphans
+
+
+def _ended_well(world, name):
+    return any(
+        pod["metadata"]["name"] == name and pod["status"]["phase"] == "Succeeded" for pod in world.all("pods")
+    )
+
+
 # Faults of the way.
 
 
