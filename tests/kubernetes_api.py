@@ -139,6 +139,16 @@ class Cluster:
         """Somebody deletes a pod."""
         self.call(self._delete_pod(pod))
 
+    def admit(self, job: str) -> None:
+        """A queue lets a Job in."""
+        self.call(self._admit(job))
+
+    async def _admit(self, job: str) -> None:
+        changed = copy.deepcopy(self._find("jobs", job))
+        changed["spec"]["suspend"] = False
+        await self._put("jobs", "MODIFIED", changed)
+        self._spawn(self._run_job(job))
+
     def kill(self, pod: str, reason: str = "OOMKilled") -> None:
         """The kernel ends a container."""
         self.call(self._end_pod(pod, 137, reason))
@@ -571,6 +581,7 @@ def cluster(directory: Path, **tls: Any) -> Iterator[Cluster]:
 
     `tls`: uvicorn's `ssl_…` arguments; none: plain HTTP.
     """
+    directory.mkdir(exist_ok=True)
     made = Cluster(directory)
     paths = ["/api/v1/namespaces/{namespace}/{kind}", "/apis/batch/v1/namespaces/{namespace}/{kind}"]
     methods = ["GET", "POST", "PATCH", "DELETE"]

@@ -219,21 +219,20 @@ async def test_quota_that_is_freed_lets_it_run(stage, calm) -> None:
         assert json.loads((await pool.end(attempt)).result) == {"x": 1}
 
 
-async def test_a_kept_result_survives_the_loss_of_its_pod_and_log(stage, calm, tmp_path) -> None:
-    """Another Job reads it from the volume, once; without a volume the task is lost."""
-    for options, code in (({"result_volume": "results"}, None), ({}, "worker_lost")):
-        directory = tmp_path / (code or "kept")
-        directory.mkdir()
-        async with stage(size=(1, 1), **options).open() as pool:
-            attempt, pod = await running(calm, pool, directory)
-            calm.trouble.lost_logs.add(pod)
-            (directory / "go").touch()
-            await until(lambda: _ended_well(calm, pod))
-            await asyncio.to_thread(calm.delete_pod, pod)
-            ended = await pool.end(attempt)
-            assert ended.code == code
-            assert code or json.loads(ended.result) == "waited"
-            assert lines(directory / "marks") == ["ran"]
+@pytest.mark.parametrize(("options", "code"), [({"result_volume": "results"}, None), ({}, "worker_lost")])
+async def test_a_kept_result_survives_the_loss_of_its_pod_and_log(
+    stage, calm, tmp_path, options, code
+) -> None:
+    """Another Job reads it from the volume; without a volume the task is lost."""
+    async with stage(size=(1, 1), **options).open() as pool:
+        attempt, pod = await running(calm, pool, tmp_path)
+        calm.trouble.lost_logs.add(pod)
+        (tmp_path / "go").touch()
+        await until(lambda: _ended_well(calm, pod))
+        await asyncio.to_thread(calm.delete_pod, pod)
+        ended = await pool.end(attempt)
+        assert (ended.code, ended.result) == (code, None if code else b'"waited"')
+        assert lines(tmp_path / "marks") == ["ran"]
 
 
 async def test_nothing_kept_leaves_the_loss_as_it_was(stage, calm, tmp_path) -> None:
@@ -267,6 +266,19 @@ def _ended_well(world, name):
     return any(
         pod["metadata"]["name"] == name and pod["status"]["phase"] == "Succeeded" for pod in world.all("pods")
     )
+
+
+async def test_a_queue_decides_when_a_job_runs(stage, calm) -> None:
+    """However long it takes: the task says that it waits for its queue."""
+    async with stage(size=(1, 1), queue="team", pending_seconds=0.1).open() as pool:
+        attempt = await pool.start("echo", {"x": 1})
+        waits = (await until(lambda: pool.of(attempt, Waits)))[0]
+        assert waits.code == "quota" and "queue" in waits.message
+        job = next(
+            each for each in calm.all("jobs") if each["metadata"]["labels"]["mcp-pools/attempt"] == attempt
+        )
+        await asyncio.to_thread(calm.admit, job["metadata"]["name"])
+        assert json.loads((await pool.end(attempt)).result) == {"x": 1}
 
 
 # Faults of the way.
