@@ -50,29 +50,11 @@ SHARED = (0, 1, 3, 7)
 PARTS = {"doors", "terminal", "kube"}
 """Folders that are no more than a place: their files have layers of their own."""
 FOLDERS = {"stores", "task_types", "tools", "adapters"}
-ADAPTERS_MAY_IMPORT = set(
-    [
-        "adapter",
-        "agents",
-        "models",
-        "errors",
-        "telemetry",
-        "wire",
-        "delegate",
-        "line",
-        "far_pool",
-        "worker_process",
-        "kube",
-        "bundle",
-        "credentials",
-        "api",
-        "informer",
-        "reasons",
-        "manifest",
-        "attempt",
-        "carriage",
-    ]
+MAY = (
+    "adapter agents models errors telemetry wire delegate line far_pool worker_process "
+    "kube bundle credentials api informer reasons manifest attempt carriage"
 )
+ADAPTERS_MAY_IMPORT = set(MAY.split())
 SPEAKERS = {
     "console",
     "output",
