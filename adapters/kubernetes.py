@@ -76,9 +76,8 @@ class KubernetesPool:
                 watching = [asyncio.create_task(informer.run()) for informer in self._informers]
                 yield
             except ApiError as error:
-                raise PoolsError(
-                    "pool_unreachable", f"The API server refused: {error}", retryable=True
-                ) from error
+                message = f"The API server refused: {error}"
+                raise PoolsError("pool_unreachable", message, _advice(error), retryable=True) from error
             finally:
                 carrying = [each.task for each in self._carried.values() if each.task is not None]
                 await ended([*watching, *carrying, *self._background])
@@ -304,6 +303,15 @@ class KubernetesPool:
 
 def _job_of(pod: Object) -> str:
     return str((pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", ""))
+
+
+def _advice(error: ApiError) -> str:
+    """What to do about a refusal of what every pool begins with."""
+    if error.status in (401, 403):
+        return "Give its account the rights of examples/kubernetes/rbac.yaml, or choose another context."
+    if error.status == 404:
+        return "Create the namespace, as examples/kubernetes/rbac.yaml does, or name another one."
+    return "See that the cluster answers: kubectl get --raw /readyz."
 
 
 def _lowest_free(taken: set[int]) -> int:

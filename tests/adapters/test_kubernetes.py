@@ -320,6 +320,14 @@ async def test_a_cluster_that_does_not_answer_does_not_open(stage, calm) -> None
     assert refused.value.code == "pool_unreachable"
 
 
+async def test_an_account_without_rights_is_told_which_it_needs(stage, calm) -> None:
+    """With the file that has them."""
+    calm.trouble.token = "another"
+    with pytest.raises(PoolsError, match=r"rbac\.yaml"):
+        async with stage().open():
+            pass
+
+
 # Payloads.
 
 
