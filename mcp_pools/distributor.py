@@ -357,9 +357,8 @@ class Distributor:
 
     async def view(self, whole: LiveDistribution) -> Distribution:
         """A distribution that lives, or has just ended, as it stands."""
-        rows = [shown(part) for part in whole.parts]
-        row = replace(whole.row, status=whole.status)
-        return await beside(lambda: distribution_view(row, rows), rows)
+        row, parts = replace(whole.row, status=whole.status), whole.parts
+        return await beside(lambda: distribution_view(row, [shown(part) for part in parts]), parts)
 
     async def kept(self, distribution_id: str) -> Distribution | None:
         """A distribution as it is kept; `None` when there is none."""
@@ -384,10 +383,14 @@ def error_of(code: str, message: str, details: dict[str, Any]) -> bytes:
 
 
 def shown(part: LiveTask) -> TaskRow:
-    """A part's row as it may be shown: an end that is not on disk yet has not happened."""
-    if part.row.status in TERMINAL and not part.is_over:
-        return replace(part.row, status="running", result=None, error=None)
-    return part.row
+    """A part's row as it may be shown: an end that is not on disk yet has not happened.
+
+    The event loop may go on with the part meanwhile, so a row that can still change is copied.
+    """
+    if part.is_over:
+        return part.row
+    row = replace(part.row, result=None, error=None)
+    return replace(row, status="running") if row.status in TERMINAL else row
 
 
 def results_of(rows: Iterable[TaskRow]) -> list[Any]:

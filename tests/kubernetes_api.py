@@ -2,8 +2,8 @@
 
 It answers as the recorded one does: bodies of errors, watches with bookmarks, conditions in
 pairs, events for what is refused. It knows what the pool needs (Jobs, pods, Secrets, ConfigMaps,
-events, logs) and makes trouble on demand (`Trouble`). An image is what `images` says of
-it; any other runs this machine's Python.
+events, logs, claims) and makes trouble on demand (`Trouble`). An image is what `images` says of
+it; any other is a stock Python: this machine's, without the libraries that are installed for the tests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Trouble:
     latency: float = 0.0
     token: str | None = None
     """Who does not bring this is not let in."""
+    lost_logs: set[str] = field(default_factory=set)
+    """The logs of these pods cannot be read any more."""
 
 
 @dataclass
@@ -90,7 +92,9 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self.trouble = Trouble()
         self.images: dict[str, str] = {}
-        """What becomes of an image: `missing` (no registry has it), `never` (and none is asked)."""
+        """What is special about an image: `missing` (no registry has it), `never` (and none is asked),
+        `worker` (it has this package and its extras).
+        """
         self.python_path = ""
         self.url = ""
         self.requests: list[tuple[str, str]] = []
@@ -134,6 +138,16 @@ class Cluster:
     def delete_pod(self, pod: str) -> None:
         """Somebody deletes a pod."""
         self.call(self._delete_pod(pod))
+
+    def admit(self, job: str) -> None:
+        """A queue lets a Job in."""
+        self.call(self._admit(job))
+
+    async def _admit(self, job: str) -> None:
+        changed = copy.deepcopy(self._find("jobs", job))
+        changed["spec"]["suspend"] = False
+        await self._put("jobs", "MODIFIED", changed)
+        self._spawn(self._run_job(job))
 
     def kill(self, pod: str, reason: str = "OOMKilled") -> None:
         """The kernel ends a container."""
@@ -262,9 +276,10 @@ class Cluster:
         self._objects["pods"][name]["spec"]["nodeName"] = "vm"
         await self._update("pods", name, conditions=[{"type": "PodScheduled", "status": "True"}])
         await self._state(name, {"waiting": {"reason": "ContainerCreating"}})
-        fate = self.images.get(container["image"])
-        if fate is not None:
-            reason = {"missing": "ErrImagePull", "never": "ErrImageNeverPull"}[fate]
+        reason = {"missing": "ErrImagePull", "never": "ErrImageNeverPull"}.get(
+            self.images.get(container["image"], "")
+        )
+        if reason is not None:
             await self._state(name, {"waiting": {"reason": reason, "message": f"no {container['image']}"}})
             return
         directory = Path(tempfile.mkdtemp(dir=self._directory))
@@ -285,6 +300,11 @@ class Cluster:
         """Bring Secrets and ConfigMaps into the pod's directory, if all are there."""
         for volume in spec.get("volumes", ()):
             place = directory / volume["name"]
+            if claim := volume.get("persistentVolumeClaim", {}).get("claimName"):
+                (self._directory / "claims" / claim).mkdir(parents=True, exist_ok=True)
+                place.unlink(missing_ok=True)
+                place.symlink_to(self._directory / "claims" / claim)
+                continue
             place.mkdir(exist_ok=True)
             sources = volume.get("projected", {}).get("sources", [])
             wanted = [("secrets", each["secret"]["name"]) for each in sources if "secret" in each]
@@ -308,7 +328,9 @@ class Cluster:
             return word
 
         argv = [inside(word) for word in container["command"]]
-        argv[0] = sys.executable if argv[0] == "python3" else argv[0]
+        stock = self.images.get(container["image"]) != "worker"
+        python = getattr(sys, "_base_executable", sys.executable) if stock else sys.executable
+        argv[0] = python if argv[0] == "python3" else argv[0]
         given = {each["name"]: inside(each["value"]) for each in container.get("env", ())}
         own = {"PATH": os.environ["PATH"], MARK: pod.name}
         if self.python_path:
@@ -488,11 +510,13 @@ class Cluster:
         if pod is None:
             message = f'container "task" in pod "{name}" is waiting to start'
             raise Refusal(400, "BadRequest", message)
+        if name in self.trouble.lost_logs:
+            raise Refusal(500, "InternalError", "dial tcp: connect: no route to host")
         return StreamingResponse(self._log_lines(pod, follow), media_type="text/plain")
 
     async def _log_lines(self, pod: Pod, follow: bool) -> AsyncIterator[bytes]:
         with pod.log.open("rb") as log:
-            while True:
+            while pod.name not in self.trouble.lost_logs:
                 over = pod.process is None or pod.process.poll() is not None
                 while data := log.read(1 << 16):
                     yield data
@@ -552,8 +576,12 @@ def _processes(pod: str) -> list[int]:
 
 
 @contextmanager
-def cluster(directory: Path) -> Iterator[Cluster]:
-    """A cluster that serves for as long as the block lasts, in a thread of its own."""
+def cluster(directory: Path, **tls: Any) -> Iterator[Cluster]:
+    """A cluster that serves for as long as the block lasts, in a thread of its own.
+
+    `tls`: uvicorn's `ssl_…` arguments; none: plain HTTP.
+    """
+    directory.mkdir(exist_ok=True)
     made = Cluster(directory)
     paths = ["/api/v1/namespaces/{namespace}/{kind}", "/apis/batch/v1/namespaces/{namespace}/{kind}"]
     methods = ["GET", "POST", "PATCH", "DELETE"]
@@ -563,9 +591,9 @@ def cluster(directory: Path) -> Iterator[Cluster]:
         for end in ("", "/{name}", "/{name}/{rest}")
     ]
     listening = socket.create_server(("127.0.0.1", 0))
-    made.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    made.url = f"http{'s' if tls else ''}://127.0.0.1:{listening.getsockname()[1]}"
     config = uvicorn.Config(
-        Starlette(routes=routes), log_level="error", lifespan="off", timeout_graceful_shutdown=1
+        Starlette(routes=routes), log_level="error", lifespan="off", timeout_graceful_shutdown=1, **tls
     )
     server = uvicorn.Server(config)
     ready = threading.Event()

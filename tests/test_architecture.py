@@ -28,7 +28,7 @@ LAYERS = {
     "home hello detached jsonrpc connection outbox replay processes "
     "worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
-    "kube frames bundle credentials api informer reasons manifest attempt",
+    "kube frames bundle credentials api informer reasons manifest attempt carriage",
     2: "plugins present bridge otlp stores task_types adapters",
     3: "worker container commits counting intake pool registry dispatcher history live_distribution "
     "distributor balancing discovery moves outward cloud_events",
@@ -51,18 +51,11 @@ SHARED = (0, 1, 3, 7)
 PARTS = {"doors", "terminal", "kube"}
 """Folders that are no more than a place: their files have layers of their own."""
 FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles"}
-ADAPTERS_MAY_IMPORT = {
-    "adapter",
-    "models",
-    "errors",
-    "telemetry",
-    "wire",
-    "delegate",
-    "far_pool",
-    "profiles",
-    "worker_process",
-}
-ADAPTERS_MAY_IMPORT |= {"kube", "bundle", "credentials", "api", "informer", "reasons", "manifest", "attempt"}
+MAY = (
+    "adapter agents models errors telemetry wire delegate far_pool profiles worker_process "
+    "kube bundle credentials api informer reasons manifest attempt carriage"
+)
+ADAPTERS_MAY_IMPORT = set(MAY.split())
 SPEAKERS = {
     "console",
     "output",

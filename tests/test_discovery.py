@@ -249,7 +249,7 @@ async def test_a_certificate_must_be_trusted(
     async with answering(offering("safe"), serving) as (url, got):
         [it] = await asked(open_router, url)
         assert it.reachable is False and "its certificate is not trusted" in it.note and not got
-        monkeypatch.setenv("SSL_CERT_FILE", str(home / "both.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(home / "authority.pem"))
         delegate._tls.cache_clear()
         [it] = await asked(open_router, url)
         assert it.offers == ["safe"]

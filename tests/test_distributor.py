@@ -15,9 +15,11 @@ from stores.faults import Unlucky
 from waiting import until
 
 from mcp_pools import Router
+from mcp_pools.distributor import shown
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Caller, Distribution, Task
-from mcp_pools.store import AcceptDistribution
+from mcp_pools.pool import LiveTask
+from mcp_pools.store import AcceptDistribution, TaskRow
 from mcp_pools.tools import (
     pool_cancel,
     pool_close,
@@ -236,6 +238,19 @@ async def test_an_ill_pool_is_a_failed_result_of_a_broadcast(open_router: Any, h
         assert await pool_task(router, whole.distribution_id) == whole
         spread = await echoes(router, [1, 2, 3, 4])
         assert spread.pools == {"well": 4}
+
+
+def test_what_is_shown_of_a_part_stays_as_it_was_when_it_was_looked_at() -> None:
+    """An end that comes while the answer is being made is not on disk yet, so nobody is told of it."""
+    row = TaskRow(task_id="t_1", task_type="echo", caller="local", created_at=0.0, payload=b"{}")
+    row.status = "running"
+    part = LiveTask(row)
+    seen = shown(part)
+    row.status, row.result = "completed", b"1"
+    assert (seen.status, seen.result) == ("running", None)
+    assert (shown(part).status, shown(part).result) == ("running", None)
+    part.wake()
+    assert (shown(part).status, shown(part).result) == ("completed", b"1")
 
 
 # Attempts, errors, ends.

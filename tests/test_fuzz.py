@@ -179,7 +179,7 @@ def test_a_drawn_call_can_succeed(call: Call, name: str) -> None:
 def test_arguments_by_the_schema_are_answered(call: Call, name: str) -> None:
     """Whatever the schema allows is done, or refused with a reason."""
 
-    @settings(max_examples=120)
+    @settings(max_examples=60)
     @given(arguments=by_the_rules(name))
     def answered(arguments: dict[str, Any]) -> None:
         looked_at(name, call(name, arguments))
@@ -191,7 +191,7 @@ def test_arguments_by_the_schema_are_answered(call: Call, name: str) -> None:
 def test_arguments_against_the_schema_are_answered(call: Call, name: str) -> None:
     """Wrong names, wrong types, numbers out of range: an error that says so."""
 
-    @settings(max_examples=120)
+    @settings(max_examples=60)
     @given(arguments=against_them(name))
     def answered(arguments: dict[str, Any]) -> None:
         looked_at(name, call(name, arguments))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kubernetes_api import cluster
 
 from mcp_pools.settings import load
 from mcp_pools.tool import TOOLS
@@ -121,6 +122,8 @@ RUN_ELSEWHERE = (
     "python3 -m venv .venv && .venv/bin/pip install",  # by the gate
     "claude mcp add mcp-pools -- /path/to/.venv/bin/mcp-pools serve",  # what follows `--`: test_end_to_end
     "claude mcp add mcp-pools -- uvx --from /path/to/clone mcp-pools serve",  # test_packaging
+    "mcp-pools register -n cloud -t kubernetes --max-workers 20",  # below
+    "mcp-pools execute -t compute",  # below
     "claude mcp add --transport http mcp-pools http://127.0.0.1:8680/mcp",  # the address: test_http
     "pip wheel -q --no-deps -w mcpb . && npx @anthropic-ai/mcpb pack mcpb mcp-pools.mcpb",  # test_packaging
 )
@@ -131,6 +134,28 @@ def test_every_other_line_is_run_elsewhere() -> None:
     assert not [line for line in shell_lines() if not line.startswith(RUN_ELSEWHERE)]
     said = "\n".join(shell_lines())
     assert not [known for known in RUN_ELSEWHERE if known not in said]
+
+
+def test_the_first_command_runs_on_a_cluster_by_its_pool_alone(
+    surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    """Nothing but `--pool cloud` is new, and the answer is the same."""
+    lines = [line for line in shell_lines() if line.startswith("mcp-pools ")]
+    assert lines[1].replace(" --pool cloud", "") == commands()[0]
+    with cluster(tmp_path / "cluster") as world:
+        named = {"clusters": "cluster", "users": "user", "contexts": "context"}
+        about = {"cluster": {"server": world.url}, "user": {}, "context": {"cluster": "it", "user": "it"}}
+        config = {kinds: [{"name": "it", kind: about[kind]}] for kinds, kind in named.items()}
+        (tmp_path / "kubeconfig").write_text(json.dumps({"current-context": "it", **config}))
+        environment = {**surroundings, "KUBECONFIG": str(tmp_path / "kubeconfig")}
+        for line in lines:
+            done = subprocess.run(
+                shlex.split(line), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, done.stderr
+        shown = blocks("console")[0].splitlines()
+        assert done.stdout.splitlines()[-3:] == shown[-3:] and "on cloud" in done.stdout
+        assert len(world.created_jobs) == 1
 
 
 def test_the_readme_names_every_tool() -> None:

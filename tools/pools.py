@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, "The pool's name."]
 
-TRUSTED = ("pod_template", "service_account", "python", "context", "oauth", "tools")
+TRUSTED = ("pod_template", "service_account", "python", "context", "result_volume", "oauth", "tools")
 """Options that say as whom and how work runs elsewhere: for people and the configuration alone."""
 
 

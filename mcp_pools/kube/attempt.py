@@ -21,6 +21,10 @@ PULL_SECONDS: Final = 60.0
 """How long an image may fail to be pulled: a registry may be away for a moment, a wrong name is for ever."""
 
 
+LOG_SECONDS: Final = 60.0
+"""How long the log of a container that has ended is asked for."""
+
+
 @dataclass(slots=True, eq=False)
 class Attempt:
     """What is known of a launch."""
@@ -41,6 +45,9 @@ class Attempt:
     """Whether its outcome is known, so that no more is to be created for it."""
     read_out: bool = False
     """Whether the log was read to its end after the container had ended."""
+    unreadable: str = ""
+    """Why its log cannot be read just now; empty: nothing keeps it from being read."""
+    over_since: float | None = None
     started_at: float | None = None
     told: Ended | None = None
     """The outcome that the container told."""
@@ -116,8 +123,11 @@ class Attempt:
             return self.told  # nothing of it ran any more when it was told
         if self.cancelling:
             return Ended(self.launch.attempt_id, "cancelled", message="Cancelled.")
-        if self.over and (self.read_out or self.pod is None or self.pod_gone):
-            return self._lost()
+        if self.over:
+            self.over_since = self.over_since or now
+            unread = now - self.over_since > LOG_SECONDS
+            if unread or self.read_out or self.pod is None or self.pod_gone:
+                return self._lost()
         if reasons.node_lost(self.pod):
             return self._lost()
         if not self.ran:
@@ -130,15 +140,24 @@ class Attempt:
     def _lost(self) -> Ended | Returned:
         attempt_id = self.launch.attempt_id
         deleted = self.pod_gone or self.job_gone or reasons.node_lost(self.pod)
-        if not self.ran and deleted and reasons.failed(self.job) != "DeadlineExceeded":
+        late = reasons.failed(self.job) == "DeadlineExceeded"
+        if not self.ran and deleted and not late:
             return Returned(attempt_id)  # it never ran: no attempt is spent on what befell its pod
-        if self.reader.damage and not deleted:
-            message = f"Its log did not come through whole: {self.reader.damage}."
+        if not self.ran and late:
+            message = f"Its container was not started before the Job's deadline{self._last_word()}"
+            return Ended(attempt_id, "unschedulable", message=message, retryable=True)
+        if (damage := self.reader.damage or self.unreadable) and not deleted:
+            message = f"Its log did not come through whole: {damage}."
             return Ended(attempt_id, "worker_lost", message=message, retryable=True)
         lost = reasons.lost(self.job, self.pod, deleted=deleted)
         return Ended(
             attempt_id, lost.code, message=lost.message, retryable=lost.retryable, details=lost.details
         )
+
+    def _last_word(self) -> str:
+        """What its container waits for, as far as the cluster says."""
+        reason = reasons.waits_for(self.pod)
+        return f": {reason}." if reason else "."
 
     def _overdue(self, now: float, pending_seconds: float) -> Ended | None:
         held, attempt_id = self.held, self.launch.attempt_id

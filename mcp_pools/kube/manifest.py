@@ -34,6 +34,13 @@ MOST_PARTS: Final = 12
 MARGIN_SECONDS: Final = 60.0
 """What a Job's deadline leaves for what is not the task: the image, the worker's start."""
 _PLACE: Final = "/mcp-pools"
+_RESULTS: Final = f"{_PLACE}/results"
+_MOUNTS: Final[dict[str, Object]] = {
+    "code": {"mountPath": f"{_PLACE}/code", "readOnly": True},
+    "input": {"mountPath": f"{_PLACE}/input", "readOnly": True},
+    "results": {"mountPath": _RESULTS},
+    "tmp": {"mountPath": "/tmp"},  # noqa: S108
+}
 _OWN_NAMES: Final = frozenset({"PATH", "HOME", "LANG", "TMPDIR"})
 """Variables that a container has values of its own for."""
 
@@ -49,12 +56,18 @@ OPTIONS: Final[dict[str, Any]] = {
     "python": "python3",
     "queue": "",
     "resources": {},
+    "result_volume": "",
     "runtime_class": "",
     "service_account": "",
+    "task_types": ["echo", "sleep", "compute", "transform", "command", "process", "python"],
     "tolerations": [],
     "ttl_seconds": 600.0,
 }
-"""The options of a pool, each with what it is when nothing is said; its type is the option's type."""
+"""The options of a pool, each with what it is when nothing is said; its type is the option's type.
+
+`task_types`: what the image can run, by default what a stock Python image can; `*`: all there
+are. `result_volume`: the name of a PersistentVolumeClaim where outcomes are kept, too.
+"""
 
 
 def checked_options(spec: PoolSpec) -> dict[str, Any]:
@@ -147,9 +160,29 @@ def code(name: str, data: bytes) -> Object:
 
 def job(launch: Launch, spec: PoolSpec, common: Mapping[str, str], code_name: str) -> Object:
     """The Job of a launch."""
-    options = checked_options(spec)
+    options, name = checked_options(spec), job_name(launch.attempt_id)
+    command = [f"{_PLACE}/input", *([f"{_RESULTS}/{name}"] if options["result_volume"] else [])]
+    volumes = [_code_volume(code_name), _input_volume(launch)]
+    return _job(name, launch, spec, options, common, command, volumes)
+
+
+def recovery(launch: Launch, spec: PoolSpec, common: Mapping[str, str], code_name: str, name: str) -> Object:
+    """The Job, by this name, that tells once more what a launch's Job kept in the result volume."""
+    command = ["--recover", f"{_RESULTS}/{job_name(launch.attempt_id)}"]
+    return _job(name, launch, spec, checked_options(spec), common, command, [_code_volume(code_name)])
+
+
+def _job(
+    name: str,
+    launch: Launch,
+    spec: PoolSpec,
+    options: Mapping[str, Any],
+    common: Mapping[str, str],
+    arguments: list[str],
+    volumes: list[Object],
+) -> Object:
     marks = _all_labels(launch, common)
-    template = merged(_pod(launch, spec, options, code_name), options["pod_template"])
+    template = merged(_pod(spec, options, arguments, volumes), options["pod_template"])
     metadata = {**template.get("metadata", {})}
     metadata["labels"] = {**metadata.get("labels", {}), **marks}
     metadata["annotations"] = {**options["annotations"], **metadata.get("annotations", {})}
@@ -159,7 +192,7 @@ def job(launch: Launch, spec: PoolSpec, common: Mapping[str, str], code_name: st
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(launch.attempt_id),
+            "name": name,
             "labels": {**marks, **queue},
             "annotations": options["annotations"],
         },
@@ -176,7 +209,11 @@ def job(launch: Launch, spec: PoolSpec, common: Mapping[str, str], code_name: st
     }
 
 
-def _pod(launch: Launch, spec: PoolSpec, options: Mapping[str, Any], code_name: str) -> Object:
+def _pod(spec: PoolSpec, options: Mapping[str, Any], arguments: list[str], volumes: list[Object]) -> Object:
+    volumes = [*volumes, {"name": "tmp", "emptyDir": {}}]
+    if options["result_volume"]:
+        claim = {"claimName": options["result_volume"]}
+        volumes.append({"name": "results", "persistentVolumeClaim": claim})
     named = {
         "nodeSelector": options["node_selector"],
         "tolerations": options["tolerations"],
@@ -197,18 +234,20 @@ def _pod(launch: Launch, spec: PoolSpec, options: Mapping[str, Any], code_name: 
             "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(spec, options)],
-        "volumes": _volumes(launch, code_name),
+        "containers": [_container(spec, options, arguments, [each["name"] for each in volumes])],
+        "volumes": volumes,
         **{key: value for key, value in named.items() if value},
     }
     return {"metadata": {}, "spec": pod}
 
 
-def _container(spec: PoolSpec, options: Mapping[str, Any]) -> Object:
+def _container(
+    spec: PoolSpec, options: Mapping[str, Any], arguments: list[str], volumes: list[str]
+) -> Object:
     container = {
         "name": CONTAINER,
         "image": spec.container_image,
-        "command": [options["python"], f"{_PLACE}/code/code.zip", f"{_PLACE}/input"],
+        "command": [options["python"], f"{_PLACE}/code/code.zip", *arguments],
         "workingDir": "/tmp",  # noqa: S108
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108
@@ -222,26 +261,22 @@ def _container(spec: PoolSpec, options: Mapping[str, Any]) -> Object:
             "capabilities": {"drop": ["ALL"]},
         },
         "resources": options["resources"],
-        "volumeMounts": [
-            {"name": "code", "mountPath": f"{_PLACE}/code", "readOnly": True},
-            {"name": "input", "mountPath": f"{_PLACE}/input", "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-        ],
+        "volumeMounts": [{"name": name, **_MOUNTS[name]} for name in volumes],
     }
     if options["image_pull_policy"]:
         container["imagePullPolicy"] = options["image_pull_policy"]
     return container
 
 
-def _volumes(launch: Launch, code_name: str) -> list[Object]:
+def _code_volume(code_name: str) -> Object:
+    return {"name": "code", "configMap": {"name": f"mcp-pools-code-{code_name}"}}
+
+
+def _input_volume(launch: Launch) -> Object:
     name = job_name(launch.attempt_id)
     count = max(1, -(-len(launch.payload) // PART_BYTES))
     sources = [{"secret": {"name": f"{name}-{number}"}} for number in range(count)]
-    return [
-        {"name": "code", "configMap": {"name": f"mcp-pools-code-{code_name}"}},
-        {"name": "input", "projected": {"sources": sources, "defaultMode": 0o440}},
-        {"name": "tmp", "emptyDir": {}},
-    ]
+    return {"name": "input", "projected": {"sources": sources, "defaultMode": 0o440}}
 
 
 def merged(base: Any, over: Any) -> Any:

@@ -73,6 +73,12 @@ def held(job: Object | None, pod: Object | None) -> Held | None:
     return None
 
 
+def waits_for(pod: Object | None) -> str:
+    """The reason why a pod's container waits, in the cluster's word (`ContainerCreating`, …); or empty."""
+    waiting = [state.get("waiting") or {} for state in _container_states(pod or {})]
+    return next((str(each["reason"]) for each in waiting if each.get("reason")), "")
+
+
 def refusal(status: int, message: str) -> Held | None:
     """Why the API server refused an object, when that is for good or a matter of quota."""
     if "exceeded quota" in message:

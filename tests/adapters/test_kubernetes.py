@@ -219,6 +219,68 @@ async def test_quota_that_is_freed_lets_it_run(stage, calm) -> None:
         assert json.loads((await pool.end(attempt)).result) == {"x": 1}
 
 
+@pytest.mark.parametrize(("options", "code"), [({"result_volume": "results"}, None), ({}, "worker_lost")])
+async def test_a_kept_result_survives_the_loss_of_its_pod_and_log(
+    stage, calm, tmp_path, options, code
+) -> None:
+    """Another Job reads it from the volume; without a volume the task is lost."""
+    async with stage(size=(1, 1), **options).open() as pool:
+        attempt, pod = await running(calm, pool, tmp_path)
+        calm.trouble.lost_logs.add(pod)
+        (tmp_path / "go").touch()
+        await until(lambda: _ended_well(calm, pod))
+        await asyncio.to_thread(calm.delete_pod, pod)
+        ended = await pool.end(attempt)
+        assert (ended.code, ended.result) == (code, None if code else b'"waited"')
+        assert lines(tmp_path / "marks") == ["ran"]
+
+
+async def test_nothing_kept_leaves_the_loss_as_it_was(stage, calm, tmp_path) -> None:
+    """The pod died before its task had an outcome."""
+    async with stage(size=(1, 1), result_volume="results").open() as pool:
+        attempt, pod = await running(calm, pool, tmp_path)
+        await asyncio.to_thread(calm.evict, pod)
+        assert (await pool.end(attempt)).code == "evicted"
+        assert [worker.status for worker in pool.pool.workers] == []
+
+
+async def test_a_job_that_vanished_with_its_owner_has_its_kept_result(stage, calm, tmp_path) -> None:
+    """The next owner finds neither Job nor log, but the volume."""
+    first = stage(size=(1, 1), result_volume="results")
+    async with first.open() as pool:
+        attempt, pod = await running(calm, pool, tmp_path)
+    (tmp_path / "go").touch()
+    await until(lambda: _ended_well(calm, pod))
+    job = pod.rpartition("-")[0]
+    await asyncio.to_thread(calm.call, calm._delete_job(job))
+    await until(lambda: job not in {each["metadata"]["name"] for each in calm.all("jobs")})
+    orphans, first.launched = first.launched, []
+    second = stage(size=(1, 1))
+    second.pool = on(calm, first.pool.spec, first.pool._surroundings)
+    async with second.open(orphans=orphans) as pool:
+        assert json.loads((await pool.end(attempt)).result) == "waited"
+    second.launched = orphans
+
+
+def _ended_well(world, name):
+    return any(
+        pod["metadata"]["name"] == name and pod["status"]["phase"] == "Succeeded" for pod in world.all("pods")
+    )
+
+
+async def test_a_queue_decides_when_a_job_runs(stage, calm) -> None:
+    """However long it takes: the task says that it waits for its queue."""
+    async with stage(size=(1, 1), queue="team", pending_seconds=0.1).open() as pool:
+        attempt = await pool.start("echo", {"x": 1})
+        waits = (await until(lambda: pool.of(attempt, Waits)))[0]
+        assert waits.code == "quota" and "queue" in waits.message
+        job = next(
+            each for each in calm.all("jobs") if each["metadata"]["labels"]["mcp-pools/attempt"] == attempt
+        )
+        await asyncio.to_thread(calm.admit, job["metadata"]["name"])
+        assert json.loads((await pool.end(attempt)).result) == {"x": 1}
+
+
 # Faults of the way.
 
 
@@ -256,6 +318,14 @@ async def test_a_cluster_that_does_not_answer_does_not_open(stage, calm) -> None
         async with stage().open():
             pass
     assert refused.value.code == "pool_unreachable"
+
+
+async def test_an_account_without_rights_is_told_which_it_needs(stage, calm) -> None:
+    """With the file that has them."""
+    calm.trouble.token = "another"
+    with pytest.raises(PoolsError, match=r"rbac\.yaml"):
+        async with stage().open():
+            pass
 
 
 # Payloads.
