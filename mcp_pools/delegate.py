@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import httpx2
@@ -28,12 +28,14 @@ MOST_BYTES: Final = 1 << 20
 SILENCE: Final = 5.0
 """Seconds that a connection, and without other word an answer, may take."""
 
+_MOST_PAGES: Final = 50
+
 # What a peer does wrong is told by our own errors; the SDK's traces would quote the peer.
 logging.getLogger("mcp.client").setLevel(logging.CRITICAL)
 
 
 async def tool_names(url: str, seconds: float) -> list[str]:
-    """The names of the tools that the server at `url` offers, from its first page.
+    """The names of the tools that the server at `url` offers; of many pages, those that came in time.
 
     Args:
         seconds: how long all of it may take.
@@ -49,7 +51,12 @@ async def tool_names(url: str, seconds: float) -> list[str]:
         # A scope of anyio's, for it ends the goodbye too: a peer may hang there as well.
         with anyio.move_on_after(seconds):
             async with connected(url, peer) as client:
-                names = [tool.name for tool in (await client.list_tools()).tools]
+                names, cursor = [], None
+                for _ in range(_MOST_PAGES):
+                    page = await client.list_tools(cursor=cursor)
+                    names += [tool.name for tool in page.tools]
+                    if (cursor := page.next_cursor) is None:
+                        break
     except Exception as failure:  # the SDK's, its libraries', groups of both
         if names is None:
             raise peer.error() from failure
@@ -60,29 +67,29 @@ async def tool_names(url: str, seconds: float) -> list[str]:
 
 @asynccontextmanager
 async def connected(
-    url: str, peer: Peer | None = None, *, token: str | None = None, silence: float | None = SILENCE
+    url: str, peer: Peer | None = None, *, silence: float | None = SILENCE
 ) -> AsyncIterator[Client]:
     """A client of the server at `url`, in the newest protocol era that both speak.
 
-    It connects directly: no proxy, no redirect to another origin, and no credentials but `token`.
+    It connects directly: no proxy, no redirect to another origin, and no credentials but `peer`'s.
 
     Args:
         silence: seconds without a byte after which an answer counts as lost; `None`: whoever calls says.
     """
     headers = {"accept-encoding": "identity", "user-agent": f"mcp-pools/{__version__}"}
-    if token is not None:
-        headers["authorization"] = f"Bearer {token}"
     peer = peer or Peer()
     patience = httpx2.Timeout(SILENCE, read=silence)
     async with (
         httpx2.AsyncClient(transport=peer, headers=headers, trust_env=False, timeout=patience) as http,
-        Client(
-            streamable_http_client(url, http_client=http, max_sse_event_size=peer.most_bytes),
-            client_info=Implementation(name="mcp-pools", version=__version__),
-            cache=None,
-        ) as client,
+        speaking(streamable_http_client(url, http_client=http, max_sse_event_size=peer.most_bytes)) as client,
     ):
         yield client
+
+
+def speaking(transport: Any) -> Client:
+    """The SDK's client over a transport of its kind, in the newest protocol era that both speak."""
+    us = Implementation(name="mcp-pools", version=__version__)
+    return Client(transport, client_info=us, cache=None)
 
 
 def continuing(traceparent: str | None) -> AbstractContextManager[None]:

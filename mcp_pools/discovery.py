@@ -21,7 +21,7 @@ from mcp_pools import plugins
 from mcp_pools.addresses import host_and_port
 from mcp_pools.ecosystem import Place, merged, named_here, place, printable, split_address
 from mcp_pools.errors import PoolsError
-from mcp_pools.models import Caller, Discovered, Discovery, Pool
+from mcp_pools.models import Caller, Discovered, Discovery, Pool, PoolSpec
 from mcp_pools.policy import Judge
 from mcp_pools.registry import IMPLIED, Registry
 
@@ -38,6 +38,7 @@ MOST_PLACES: Final = 500
 MOST_OFFERS: Final = 64
 LONGEST_OFFER: Final = 64
 
+_UNKNOWN: Final = "a pool can use it once options.tools maps task types to its tools"
 _SPEAK_MCP: Final = frozenset({"mcp", "session-buddy"})
 _PORTS: Final = {"dask": 8786, "ray": 6379}
 _RAY_CLIENT_PORT: Final = 10001
@@ -47,11 +48,12 @@ T = TypeVar("T")
 
 
 class Answer(NamedTuple):
-    """What came of asking a place. `trouble`: why it could not be a pool now."""
+    """What came of asking a place. `trouble`: why it could not be a pool now; `kind`: what it is."""
 
     reachable: bool | None
     offers: list[str]
     trouble: str | None = None
+    kind: str | None = None
 
 
 class Finder:
@@ -103,14 +105,19 @@ class Finder:
             reachable=answer.reachable,
             offers=answer.offers,
             registered=self._is_registered(each),
-            note="; ".join(filter(None, [each.source, answer.trouble, missing, refused])),
+            note="; ".join(filter(None, [each.source, answer.kind, answer.trouble, missing, refused])),
         )
 
     def _is_registered(self, each: Place) -> bool:
-        """Whether a pool of this type stands for this address."""
+        """Whether a pool that could be of this type stands for this address, and this context."""
+        types = _SPEAK_MCP if each.type in _SPEAK_MCP else {each.type}
+        contexts = {None, "", each.context}
         specs = [pool.row.spec for pool in self._registry.pools.values() if not pool.draining]
         return each.endpoint is not None and any(
-            (spec.type, _plain(spec.endpoint)) == (each.type, _plain(each.endpoint)) for spec in specs
+            spec.type in types
+            and _plain(spec.endpoint) == _plain(each.endpoint)
+            and (each.context is None or spec.options.get("context") in contexts)
+            for spec in specs
         )
 
     async def _register(self, each: Place, answer: Answer) -> str | None:
@@ -120,13 +127,14 @@ class Finder:
             return None
         try:
             if self._caller.kind == "mcp":  # nobody was asked, so the configuration must have said it
-                Judge(self._settings.allow, (), self._caller.cwd).endpoint(each.endpoint)
+                self._allowed(each.type, each.endpoint)
             await self._open_pool(
                 name=pool_name(each),
                 type=each.type,
                 endpoint=each.endpoint,
                 min_workers=None,
                 max_workers=None,
+                **({} if each.context is None else {"options": {"context": each.context}}),
             )
         except PoolsError as refusal:
             return f"not registered: {refusal}"
@@ -134,6 +142,13 @@ class Finder:
             log.exception("discover: a pool of type %s did not open", each.type)
             return f"not registered: its adapter raised {type(failure).__name__}"
         return None
+
+    def _allowed(self, type: str, endpoint: str) -> None:
+        """Refuse an address that the configuration does not allow, or the image that would run there."""
+        judge = Judge(self._settings.allow, (), self._caller.cwd)
+        judge.endpoint(endpoint)
+        if type == "kubernetes":
+            judge.image(PoolSpec(name="", type=type).container_image)
 
 
 def _plain(endpoint: str | None) -> str | None:
@@ -154,7 +169,7 @@ def ask_all(places: Iterable[Place]) -> list[Answer]:
     places = list(places)
     asked = {(each.type, each.endpoint): each for each in places if each.hands_off is None}
     if any(kind in _SPEAK_MCP for kind, _ in asked):
-        from mcp_pools import delegate  # noqa: F401 - half a second that must not count as a peer's
+        from mcp_pools import profiles  # noqa: F401 - half a second that must not count as a peer's
     answers = dict(zip(asked, _on_a_loop_of_its_own(_ask_at_once(asked.values())), strict=True))
     return [
         Answer(None, [], each.hands_off) if each.hands_off else answers[each.type, each.endpoint]
@@ -207,10 +222,22 @@ async def _conversation(type: str, endpoint: str) -> Answer:
         from mcp_pools.delegate import tool_names
 
         names = await tool_names(endpoint, PROBE_SECONDS)
-        return Answer(True, [printable(name, LONGEST_OFFER) for name in names[:MOST_OFFERS]])
+        return _recognised(type, names)
     with anyio.fail_after(PROBE_SECONDS):
         await (await anyio.connect_tcp(host, port)).aclose()
     return Answer(True, [])
+
+
+def _recognised(type: str, names: list[str]) -> Answer:
+    """What a server with these tools is, and whether a pool of that type may stand for it."""
+    from mcp_pools.profiles import known_by
+
+    offers = [printable(name, LONGEST_OFFER) for name in names[:MOST_OFFERS]]
+    known = known_by(names)
+    if known is None:
+        return Answer(True, offers, _UNKNOWN)
+    wrong = type == "session-buddy" and known.name != type
+    return Answer(True, offers, "it is no Session-Buddy" if wrong else None, known.kind)
 
 
 def peer(type: str, endpoint: str) -> tuple[str, int]:

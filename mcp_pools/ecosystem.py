@@ -61,7 +61,8 @@ _KEYLIKE: Final = re.compile(r"(?=[^/]*\d)(?=[^/]*[A-Za-z])[\w.~+=%-]{20,}")
 class Place:
     """Something that could be a pool. `name` and `endpoint` come from outside, as they may be shown.
 
-    `source` says who names it. `hands_off` says why it is not contacted; `None`: it may be.
+    `source` says who names it. `hands_off` says why it is not contacted; `None`: it may be. `context` is
+    the kubeconfig's, of a cluster that one names.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Place:
     endpoint: str | None
     source: str
     hands_off: str | None = None
+    context: str | None = None
 
 
 def place(type: str, name: str, address: object, source: str, hands_off: str | None = None) -> Place:
@@ -232,7 +234,8 @@ def _kubernetes(environ: Mapping[str, str], home: Path) -> Iterator[Place]:
         for name, context in _entries(data, "contexts", "context"):
             contexts.setdefault(name, (f"a context of {_tilde(file, home)}", context.get("cluster")))
     for name, (source, its_cluster) in contexts.items():
-        yield place("kubernetes", name, clusters.get(str(its_cluster)), source)
+        named = place("kubernetes", name, clusters.get(str(its_cluster)), source)
+        yield replace(named, context=name)
 
 
 def _entries(data: dict[str, Any], key: str, inner: str) -> Iterator[tuple[str, dict[str, Any]]]:

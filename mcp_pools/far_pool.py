@@ -1,111 +1,68 @@
-"""What all pools on other MCP servers have in common: a kept line, places, launches under way.
+"""A pool on another MCP server: a kept line, places, launches under way.
 
-A pool type says how it knows its peer (`look`) and what becomes of a launch there (`outcome`).
-What runs at a peer goes on when this owner leaves; the next one takes it up.
+What kind of server it is, and what becomes of a launch there, its profile says, which is picked by the
+tools that the server offers. What runs at a peer goes on when this owner leaves, where the profile
+says so; the next one takes it up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, TypeVar
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 from mcp_pools import delegate
-from mcp_pools.adapter import Changed, Ended, Launch, Returned, Sink, Slot, Surroundings
+from mcp_pools.adapter import Changed, Launch, Sink, Slot, Surroundings
 from mcp_pools.errors import PoolsError
 from mcp_pools.line import Line, Lost, Refused
 from mcp_pools.models import Health, PoolSpec, Worker
+from mcp_pools.profile import LOOK_SECONDS, Errand, Profile
+from mcp_pools.ways import TRUSTED, way_to
 
-LOOK_SECONDS: Final = 3.0
-"""How long a peer may take to say who it is."""
 AGAIN_SECONDS: Final = 0.3
-"""How soon it is asked again when it did not answer."""
+"""How soon a peer in trouble is looked at again."""
 
 _LONGEST_PAUSE: Final = 3.0
 _LEAVE_SECONDS: Final = 3.0
 
 
-@dataclass(slots=True, eq=False)
-class Errand:
-    """A launch at the peer, in its place here."""
+class FarPool:
+    """A pool on another server (`mcp_pools.adapter.Adapter`)."""
 
-    launch: Launch
-    place: str
-    doubtful: bool = False
-    """The peer may have taken it without our hearing so."""
-    cancelled: bool = False
-    submitting: bool = False
-    """It is on its way, and must not be dropped now."""
-    work: asyncio.Task[None] | None = None
-
-    def ended(
-        self, code: str, message: str, details: dict[str, Any] | None = None, *, retryable: bool = False
-    ) -> Ended:
-        """Its end without a result."""
-        return Ended(self.launch.attempt_id, code, None, message, retryable, details or {})
-
-    def called_off(self, **details: Any) -> Ended:
-        """Its end as cancelled."""
-        return self.ended("cancelled", "Cancelled.", details)
-
-    def returned(self) -> Returned:
-        """It goes back: the peer never took it."""
-        return Returned(self.launch.attempt_id)
-
-
-E = TypeVar("E", bound=Errand)
-
-
-class FarPool(ABC, Generic[E]):
-    """A pool on another server (`mcp_pools.adapter.Adapter`), but for what depends on the server."""
-
-    options: ClassVar[frozenset[str]]
-    """The names of its options; `token_secret` names the configured secret that is the bearer token."""
+    profiles: ClassVar[tuple[type[Profile[Any]], ...]]
+    """What its server may be; the first that suits is taken."""
+    configured_only = TRUSTED
+    """Options that a definition has from the configuration alone."""
 
     def __init__(self, spec: PoolSpec, surroundings: Surroundings) -> None:
+        known = frozenset().union(*(kind.options for kind in self.profiles))
         self.spec = spec
         self.task_types: frozenset[str] | None = None
         """What the peer runs; `None` until it was asked."""
         self.surroundings = surroundings
-        self.line = Line(address(spec, self.options), partial(_token, spec, surroundings))
+        self.line = Line(way_to(spec, surroundings, known))
         self.leaving = False
         self.trouble: str | None = "it was not asked yet"
-        self._errands: dict[str, E] = {}
+        self.profile = self._expected()(self)
+        self._errands: dict[str, Any] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self._places: set[str] = set()
         self._seq = 0
         self._full_until = 0.0
 
-    @abstractmethod
-    def errand(self, launch: Launch, doubtful: bool) -> E:
-        """A launch, about to go out; `doubtful`: an earlier owner may have sent it."""
-
-    @abstractmethod
-    async def look(self) -> None:
-        """Ask the peer who it is and what it runs. Raises `Lost`, `Refused`, and `PoolsError` for a peer
-        that can never be this pool.
-        """
-
-    @abstractmethod
-    async def outcome(self, errand: E) -> Ended | Returned:
-        """Carry a launch out."""
-
-    @abstractmethod
-    async def call_off(self, errand: E) -> None:
-        """Tell the peer that a launch is cancelled, and `errand.cancelled` set; its outcome says the rest.
-        May raise `Lost` and `Refused`.
-        """
+    @property
+    def resolves_secrets(self) -> bool:
+        """See `mcp_pools.adapter.Adapter`."""
+        return self.profile.resolves_secrets
 
     @property
     def most(self) -> int:
         """Launches at once."""
-        return self.spec.max_workers
+        return self.profile.most
 
     @asynccontextmanager
     async def run(self, sink: Sink, orphans: Sequence[Launch]) -> AsyncIterator[None]:
@@ -116,37 +73,88 @@ class FarPool(ABC, Generic[E]):
         """
         self.sink = sink
         async with self.line.kept():
+            left_by = self.profile  # what an earlier owner knew the peer as
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self.line.tried()
             await self._look()
             watching = asyncio.create_task(self._watch())
             for launch in orphans:
-                self._carry(self.errand(launch, doubtful=True))
+                self._take_up(left_by, launch)
             try:
                 yield
             finally:
                 watching.cancel()
                 await self._leave()
 
+    def _take_up(self, profile: Profile[Any], launch: Launch) -> None:
+        """Go on with what an earlier owner left, or say that it may have run."""
+        errand = profile.errand(launch, doubtful=True)
+        if profile.resumes:
+            self._carry(errand)
+        else:
+            message = "Its owner died while the server had it; it may have run."
+            self.sink(errand.ended("interrupted", message, retryable=True))
+
     async def _leave(self) -> None:
         """Stop listening. What is being submitted is heard out: a peer may drop a call that ends early."""
         self.leaving = True
-        submitting = [errand.work for errand in self._errands.values() if errand.work and errand.submitting]
+        left = list(self._errands.values())
+        submitting = [errand.work for errand in left if errand.submitting]
         if submitting:
             await asyncio.wait(submitting, timeout=_LEAVE_SECONDS)
-        work = [
-            each for each in (*self._telling, *(errand.work for errand in self._errands.values())) if each
-        ]
+        work = [*self._telling, *(errand.work for errand in self._errands.values())]
         for each in work:
             each.cancel()
         await asyncio.gather(*work, return_exceptions=True)
+        for errand in [each for each in self._errands.values() if not each.by.resumes]:
+            message = "Its pool closed while the server had it; it may have run."
+            self.sink(errand.ended("interrupted", message, retryable=True))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await self.profile.leave()
 
-    # Whether the peer is there.
+    # Who the peer is, and whether it is there.
+
+    def _expected(self) -> type[Profile[Any]]:
+        """The profile until the peer was asked: the one it had last time, or the first it may have."""
+        with suppress(OSError):
+            last = self._memory.read_text()
+            for kind in self.profiles:
+                if kind.name == last and kind.suits(self.spec, kind.tools):
+                    return kind
+        return next(kind for kind in self.profiles if kind.suits(self.spec, kind.tools))
+
+    @property
+    def _memory(self) -> Path:
+        return self.surroundings.directory / "profile"
+
+    def _recognise(self, offered: frozenset[str]) -> None:
+        """Take the profile that suits a server with these tools; raises `PoolsError` when none does."""
+        for kind in self.profiles:
+            if kind.suits(self.spec, offered):
+                if type(self.profile) is not kind:
+                    self.profile = kind(self)
+                self._memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._memory.write_text(kind.name)
+                return
+        lacks = "; ".join(
+            f"as {kind.kind} it does not offer {', '.join(sorted(kind.tools - offered))}"
+            for kind in self.profiles
+            if kind.tools
+        )
+        raise PoolsError(
+            "invalid_payload",
+            f"The server at {self.line.where} is none that a pool of type {self.spec.type} may use: {lacks}.",
+            "Name the MCP address of such a server, and a token that may execute"
+            + ("; or map task types to its tools under options.tools." if _maps(self.profiles) else "."),
+        )
 
     async def _look(self) -> None:
         try:
-            await self.look()
+            if self.trouble is not None:
+                self._recognise(await self.line.tools(LOOK_SECONDS))
+            self.task_types = await self.profile.look()
         except Lost as lost:
             self.mark(f"pool_unreachable: {lost.why}")
         except Refused as refused:
@@ -216,21 +224,21 @@ class FarPool(ABC, Generic[E]):
         """See `Adapter.launch`."""
         for launch in launches:
             if launch.attempt_id not in self._errands:
-                self._carry(self.errand(launch, doubtful=False))
+                self._carry(self.profile.errand(launch, doubtful=False))
 
     def under_way(self, attempt_id: str) -> bool:
         """Whether a launch has had no outcome yet."""
         return attempt_id in self._errands
 
-    def _carry(self, errand: E) -> None:
+    def _carry(self, errand: Errand) -> None:
         self._places.add(errand.place)
         self._errands[errand.launch.attempt_id] = errand
         errand.work = asyncio.create_task(self._carried(errand))
 
-    async def _carried(self, errand: E) -> None:
+    async def _carried(self, errand: Errand) -> None:
         try:
             with delegate.continuing(errand.launch.traceparent):
-                outcome = await self.outcome(errand)
+                outcome = await errand.by.outcome(errand)
         except Exception as failure:  # a bug of ours, or an answer no peer should give
             message = f"Asking the peer raised {type(failure).__name__}; it may have run."
             outcome = errand.ended("pool_unreachable", message, {"confirmed": False})
@@ -249,45 +257,10 @@ class FarPool(ABC, Generic[E]):
         self._telling.add(telling)
         telling.add_done_callback(self._telling.discard)
 
-    async def _told(self, errand: E) -> None:
+    async def _told(self, errand: Errand) -> None:
         with suppress(Lost, Refused):
-            await self.call_off(errand)
+            await errand.by.call_off(errand)
 
 
-def address(spec: PoolSpec, options: frozenset[str]) -> str:
-    """The URL of the peer's MCP endpoint, `/mcp` where the definition names no path.
-
-    Raises:
-        PoolsError: `invalid_payload` for a definition that no peer can be reached by.
-    """
-    for option in spec.options:
-        if option not in options:
-            known = f"Its options: {', '.join(sorted(options))}."
-            raise _invalid(f"A pool of type {spec.type} has no option {option!r}.", known)
-    url = spec.endpoint or ""
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https") or parts.username is not None:
-        raise _invalid(
-            f"The endpoint of pool {spec.name!r} is no http or https URL.",
-            'Write it like "https://pools.example.org/mcp", and name its token under options.token_secret.',
-        )
-    loopback = host in ("localhost", "127.0.0.1", "::1")
-    if "token_secret" in spec.options and parts.scheme != "https" and not loopback:
-        raise _invalid(
-            f"The token of pool {spec.name!r} would travel unencrypted to {host}.",
-            "Use an https:// endpoint.",
-        )
-    return (parts if parts.path.strip("/") else parts._replace(path="/mcp")).geturl()
-
-
-def _token(spec: PoolSpec, surroundings: Surroundings) -> str | None:
-    name = spec.options.get("token_secret")
-    return None if name is None else surroundings.secret(str(name))
-
-
-def _invalid(message: str, next: str) -> PoolsError:
-    return PoolsError("invalid_payload", message, next)
+def _maps(profiles: Iterable[type[Profile[Any]]]) -> bool:
+    return any("tools" in kind.options for kind in profiles)

@@ -1,15 +1,16 @@
-"""`{item}` and `{item.key}` in texts, filled with an item's values. Pure; standard library only."""
+"""`{item}`, `{item.key}` and other named placeholders in texts, filled with values. Pure; standard library
+only.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from mcp_pools.errors import PoolsError
-
-_PLACE = re.compile(r"\{item((?:\.[^{}.]+)*)\}")
 
 
 def fill_words(words: Sequence[str], item: Any) -> list[str]:
@@ -20,7 +21,8 @@ def fill_words(words: Sequence[str], item: Any) -> list[str]:
     Raises:
         PoolsError: `invalid_payload` when the item has no such key, or holds what is no JSON.
     """
-    return [_filled(word, item) for word in words]
+    values = {"item": item}
+    return [_filled(word, values) for word in words]
 
 
 def fill(value: Any, item: Any, *, whole: bool) -> Any:
@@ -33,42 +35,53 @@ def fill(value: Any, item: Any, *, whole: bool) -> Any:
     Raises:
         PoolsError: `invalid_payload` when the item has no such key, or holds what is no JSON.
     """
+    return fill_named(value, {"item": item}, whole=whole)
+
+
+def fill_named(value: Any, values: Mapping[str, Any], *, whole: bool) -> Any:
+    """The same with several things by name: `{payload.key}`, `{task}`. Raises as `fill` does."""
     if isinstance(value, str):
-        alone = _PLACE.fullmatch(value) if whole else None
-        return _value(item, alone[1]) if alone else _filled(value, item)
+        alone = _place(tuple(values)).fullmatch(value) if whole else None
+        return _value(values, alone) if alone else _filled(value, values)
     if isinstance(value, dict):
-        return {key: fill(part, item, whole=whole) for key, part in value.items()}
+        return {key: fill_named(part, values, whole=whole) for key, part in value.items()}
     if isinstance(value, list):
-        return [fill(part, item, whole=whole) for part in value]
+        return [fill_named(part, values, whole=whole) for part in value]
     return value
 
 
-def _filled(text: str, item: Any) -> str:
-    if "{item" not in text:
+@cache
+def _place(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"\{{({'|'.join(map(re.escape, names))})((?:\.[^{{}}.]+)*)\}}")
+
+
+def _filled(text: str, values: Mapping[str, Any]) -> str:
+    if "{" not in text:
         return text
-    return _PLACE.sub(lambda place: _as_text(_value(item, place[1])), text)
+    return _place(tuple(values)).sub(lambda place: _as_text(_value(values, place), place[1]), text)
 
 
-def _value(item: Any, keys: str) -> Any:
-    value = item
+def _value(values: Mapping[str, Any], place: re.Match[str]) -> Any:
+    name, keys = place[1], place[2]
+    value = values[name]
     for key in keys.split(".")[1:]:
         if not isinstance(value, Mapping) or key not in value:
             raise PoolsError(
                 "invalid_payload",
-                f"The item {_shown(item)} has no {key!r}, which '{{item{keys}}}' asks for.",
-                "Give every item that key, or take the placeholder out.",
+                f"The {name} {_shown(values[name])} has no {key!r}, which '{{{name}{keys}}}' asks for.",
+                f"Give every {name} that key, or take the placeholder out.",
             )
         value = value[key]
     return value
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: Any, name: str) -> str:
     if isinstance(value, str):
         return value
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        message = f"The item's {_shown(value)} cannot be written as JSON: {error}."
+        message = f"The {name}'s {_shown(value)} cannot be written as JSON: {error}."
         raise PoolsError("invalid_payload", message, "Use finite numbers and valid text.") from None
 
 

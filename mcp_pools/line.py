@@ -7,34 +7,29 @@ of three ways: an answer, `Refused`, or `Lost`, which says whether the peer may 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
-import httpx2
 from mcp import Client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, PARSE_ERROR, TextResourceContents
+from mcp_types import CONNECTION_CLOSED, PARSE_ERROR, CallToolResult, ListToolsResult, TextResourceContents
 
-from mcp_pools.delegate import Peer, connected
 from mcp_pools.errors import CODES, PoolsError
+from mcp_pools.way import CALL, Call, Way
 
-Token = Callable[[], str | None]
-"""Reads the bearer token; called off the event loop, anew for each connection."""
-
-DEPTH_HEADER: Final = "X-MCP-Pools-Depth"
-MOST_ANSWER_BYTES: Final = 136 << 20
-"""A result of 64 MiB, escaped as text in JSON."""
 LONGEST_WORDS: Final = 2000
 """Characters of what a peer says that are kept."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-_OPENING_SECONDS: Final = 5.0
+_STEADY_SECONDS: Final = 5.0
+"""A connection that lasted as long was a good one: the next is opened without a long pause."""
 _NOT_TAKEN: Final = (421, 429, 503)
 """Statuses with which a server turns a request away before it looks at it."""
+_MOST_PAGES: Final = 50
 
 T = TypeVar("T")
 
@@ -58,51 +53,12 @@ class Refused(Exception):
         self.details = details or {}
 
 
-@dataclass(slots=True)
-class _Call:
-    """One request on its way: how deep it is, and how far it came."""
-
-    depth: int = 0
-    sent: bool = False
-    status: int = 0
-    why: str = "it does not answer"
-
-
-_CALL: ContextVar[_Call | None] = ContextVar("mcp_pools_call", default=None)
-
-
-class _Way(Peer):
-    """Sends each request with its own depth. A failure is an answer: the SDK would end all other calls."""
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        call = _CALL.get() or _Call()
-        request.headers[DEPTH_HEADER] = str(call.depth)
-        call.sent = True
-        try:
-            response = await super().handle_async_request(request)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as failure:
-            untrusted = "CERTIFICATE_VERIFY_FAILED" in str(failure)
-            call.why = "its certificate is not trusted" if untrusted else "it takes no connection"
-            call.sent = False
-        except httpx2.TransportError:
-            call.why = "the connection broke"
-        else:
-            call.status = response.status_code
-            return response
-        return httpx2.Response(502, request=request)
-
-
 class Line:
-    """A kept connection.
+    """A kept connection over `way`."""
 
-    Args:
-        url: of the server's MCP endpoint.
-        token: reads the bearer token, or gives `None` when there is none; raises what it likes.
-    """
-
-    def __init__(self, url: str, token: Token) -> None:
-        self.url = url
-        self._token = token
+    def __init__(self, way: Way) -> None:
+        self.where = way.where
+        self._way = way
         self._client: Client | None = None
         self._why = "it was not connected yet"
         self._changed = asyncio.Event()
@@ -128,41 +84,49 @@ class Line:
         while True:
             self._drop.clear()
             try:
-                if await self._once():
+                if await self._once() > _STEADY_SECONDS:
                     pause = _FIRST_PAUSE
-            except Exception as failure:  # the SDK's, its libraries', a secret's, groups of them
+            except Exception as failure:  # the SDK's, its libraries', groups of them
                 self._why = _words_for(failure)
-            self._client = None
             self._changed.set()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _once(self) -> bool:
-        """One connection, from its opening until it is dropped."""
-        call = _Call()
-        _CALL.set(call)
-        token = await asyncio.to_thread(self._token)
+    async def _once(self) -> float:
+        """One connection, from its opening until it ends or is dropped; how many seconds it lasted.
+
+        Raises `Lost` when there was none.
+        """
+        call, opened = Call(), None
+        CALL.set(call)
+        opening = asyncio.timeout(self._way.opening_seconds)
         try:
-            opening = asyncio.timeout(_OPENING_SECONDS)
-            async with (
-                opening,
-                connected(self.url, _Way(MOST_ANSWER_BYTES), token=token, silence=None) as client,
-            ):
+            async with opening, self._way.opened(self._drop.set) as client:
                 opening.reschedule(None)
-                self._client = client
+                opened = time.monotonic()
+                self._client, self._why = client, "its connection ended"
                 self._changed.set()
                 await self._drop.wait()
+                self._client = None  # nothing may be sent on what is taken down
         except Exception:
-            if self._client is None:
-                raise Lost(_turned_away(call), sent=False) from None
-        return True
+            if opened is None:
+                raise Lost(call.turned_away(), sent=False) from None
+        finally:
+            self._client = None
+        return time.monotonic() - opened
 
     # Calls.
 
-    async def tools(self, seconds: float) -> set[str]:
-        """The names of the tools on the first page of the server's list."""
-        listed = await self._ask(seconds, 0, lambda client: client.list_tools())
-        return {tool.name for tool in listed.tools}
+    async def tools(self, seconds: float) -> frozenset[str]:
+        """The names of the tools that the server offers. Raises as `call` does."""
+        names: set[str] = set()
+        cursor: str | None = None
+        for _ in range(_MOST_PAGES):
+            page = await self._ask(seconds, 0, partial(_page, cursor))
+            names.update(tool.name for tool in page.tools)
+            if (cursor := page.next_cursor) is None:
+                break
+        return frozenset(names)
 
     async def call(
         self,
@@ -173,7 +137,8 @@ class Line:
         depth: int = 0,
         on_progress: ProgressFnT | None = None,
     ) -> dict[str, Any]:
-        """Call a tool; its structured content, or `{"text": ...}` of a tool that has none.
+        """Call a tool; its structured content, or `{"text": ...}` of a tool that has none, with what
+        it says beside text (images, links) as MCP writes it under `content`.
 
         Args:
             seconds: how long all of it may take.
@@ -188,11 +153,9 @@ class Line:
             depth,
             lambda client: client.call_tool(tool, arguments, progress_callback=on_progress),
         )
-        text = "\n".join(part.text for part in answer.content if part.type == "text")
-        content = answer.structured_content
         if answer.is_error:
-            raise _refusal(content, text)
-        return content if isinstance(content, dict) else {"text": text}
+            raise _refusal(answer.structured_content, _text(answer))
+        return _content(answer)
 
     async def read(self, uri: str, *, seconds: float) -> str:
         """A resource's text. Raises as `call` does."""
@@ -202,8 +165,8 @@ class Line:
     async def _ask(self, seconds: float, depth: int, ask: Callable[[Client], Awaitable[T]]) -> T:
         if self._client is None:
             raise Lost(self._why, sent=False)
-        call = _Call(depth)
-        outer = _CALL.set(call)
+        call = Call(depth)
+        outer = CALL.set(call)
         try:
             async with asyncio.timeout(seconds):
                 return await ask(self._client)
@@ -214,23 +177,34 @@ class Line:
         except Exception as failure:  # an answer that is none
             raise Lost(_words_for(failure), sent=True) from None
         finally:
-            _CALL.reset(outer)
+            CALL.reset(outer)
 
-    def _failed(self, call: _Call, error: MCPError) -> Exception:
-        if call.status in (401, 403, 404):
-            self._drop.set()  # its token may be another by now, its session a new one
+    def _failed(self, call: Call, error: MCPError) -> Exception:
+        if call.status == 404:
+            self._drop.set()  # the peer has forgotten the session of this connection
         if call.status in (401, 403, *_NOT_TAKEN) or not call.sent:
-            return Lost(_turned_away(call), sent=False)
+            return Lost(call.turned_away(), sent=False)
         if call.status == 0 or call.status >= 500 or error.code in (CONNECTION_CLOSED, PARSE_ERROR):
-            return Lost(_turned_away(call), sent=True)
+            return Lost(call.turned_away(), sent=True)
         code = "invalid_payload" if call.status in (400, 413) else "task_error"
-        return Refused(code, f"HTTP {call.status}: {error.message}")
+        said = f"HTTP {call.status}: " if call.status != 200 else ""
+        return Refused(code, f"{said}{error.message}")
 
 
-def _turned_away(call: _Call) -> str:
-    if call.status in (401, 403):
-        return f"it asks for credentials (HTTP {call.status})"
-    return f"{call.why} (HTTP {call.status})" if call.status >= 300 else call.why
+async def _page(cursor: str | None, client: Client) -> ListToolsResult:
+    return await client.list_tools(cursor=cursor)
+
+
+def _text(answer: CallToolResult) -> str:
+    return "\n".join(part.text for part in answer.content if part.type == "text")
+
+
+def _content(answer: CallToolResult) -> dict[str, Any]:
+    if isinstance(answer.structured_content, dict):
+        return answer.structured_content
+    others = [part for part in answer.content if part.type != "text"]
+    shown = [part.model_dump(mode="json", by_alias=True, exclude_none=True) for part in others]
+    return {"text": _text(answer), **({"content": shown} if shown else {})}
 
 
 def _words_for(failure: Exception) -> str:

@@ -309,6 +309,9 @@ class Registry:
         ):
             return self._unchanged(known, spec)
         kind = plugins.adapter(spec.type, self.settings.adapters)
+        if reserved := sorted(getattr(kind, "configured_only", frozenset()) & spec.options.keys()):
+            message = f"The option {reserved[0]!r} starts a program, so nobody can register it."
+            raise PoolsError("not_allowed", message, "Define the pool under `pools` in the configuration.")
         kind(spec, self._surroundings(spec))  # refuses a definition it cannot serve
         row = PoolRow(pool_id=new_pool_id(), spec=spec, created_at=time.time())
         event = self._registered(row)

@@ -45,6 +45,7 @@ from mcp_pools.confirmation import boundary, question_to_ask
 from mcp_pools.doors.peer import OpenCalls, PeerReader, PeerWriter
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.event_messages import set_level
+from mcp_pools.models import Caller
 from mcp_pools.prompts import get_prompt, list_prompts
 from mcp_pools.resources import list_resources, list_templates, read_resource
 from mcp_pools.selection import select_tools
@@ -53,6 +54,7 @@ from mcp_pools.subscriptions import LISTENING, subscribe, unsubscribe
 from mcp_pools.task_handles import PoolTasks, handle_or_result, hurried, may_become_task
 from mcp_pools.tasks_extension import TasksExtension
 from mcp_pools.tool import TOOLS, Tool
+from mcp_pools.way import DEPTH_META
 
 if TYPE_CHECKING:
     from mcp.server.session import ServerSession
@@ -236,7 +238,7 @@ async def _call_tool(ctx: ServerRequestContext[Session], params: CallToolRequest
         raise MCPError(INVALID_PARAMS, _not_offered(params.name, session.tools))
     relay = _ProgressRelay(ctx.session) if ctx.meta and "progress_token" in ctx.meta else None
     becomes_task = may_become_task(ctx, params)
-    caller = hurried(session.router) if becomes_task else None
+    caller = _as_deep(hurried(session.router) if becomes_task else session.router.caller, ctx.meta)
     view = session.router.bound(caller, progress=relay.report if relay else None)
     try:
         outcome = await _agreed(ctx, params, tool, view)
@@ -246,6 +248,12 @@ async def _call_tool(ctx: ServerRequestContext[Session], params: CallToolRequest
     if relay is not None:
         await relay.finish()
     return handle_or_result(view, outcome) if becomes_task else outcome
+
+
+def _as_deep(caller: Caller, meta: Mapping[str, Any] | None) -> Caller:
+    """A caller, as deep as its request says: a pipe has no header for that. Never less than it is."""
+    said = (meta or {}).get(DEPTH_META)
+    return replace(caller, depth=said) if isinstance(said, int) and said > caller.depth else caller
 
 
 def _not_offered(name: str, offered: Mapping[str, Tool]) -> str:

@@ -24,7 +24,8 @@ LAYERS = {
     0: "models errors states",
     1: "routing queueing quotas chunks group_commit distribution wire "
     "policy addresses definitions secret searchable adapter store task_type settings "
-    "telemetry delegate line far_pool home hello detached jsonrpc connection outbox replay processes "
+    "telemetry delegate way ways bearer line profile profiles one_call far_pool client_credentials "
+    "home hello detached jsonrpc connection outbox replay processes "
     "worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
     "kube frames bundle credentials api informer reasons manifest attempt carriage",
@@ -49,9 +50,9 @@ SHARED = (0, 1, 3, 7)
 """Layers whose files may import from each other."""
 PARTS = {"doors", "terminal", "kube"}
 """Folders that are no more than a place: their files have layers of their own."""
-FOLDERS = {"stores", "task_types", "tools", "adapters"}
+FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles"}
 MAY = (
-    "adapter agents models errors telemetry wire delegate line far_pool worker_process "
+    "adapter agents models errors telemetry wire delegate far_pool profiles worker_process "
     "kube bundle credentials api informer reasons manifest attempt carriage"
 )
 ADAPTERS_MAY_IMPORT = set(MAY.split())
@@ -212,7 +213,7 @@ def contracted() -> frozenset[str]:
     """Methods that a contract documents for all its implementations."""
     return frozenset(
         name.rpartition(".")[2]
-        for contract in ("adapter", "store")
+        for contract in ("adapter", "store", "profile", "way", "bearer")
         for name, node in public(source()[contract].body)
         if "." in name and ast.get_docstring(node)
     )

@@ -613,4 +613,4 @@ async def test_a_type_that_is_not_built_yet_is_reported_as_such(
 def test_asking_nobody_is_no_work() -> None:
     """No place, or none that may be asked."""
     assert ask_all([]) == []
-    assert ask_all([Place("a", "mcp", "http://h", "", "hands off")]) == [(None, [], "hands off")]
+    assert ask_all([Place("a", "mcp", "http://h", "", "hands off")]) == [(None, [], "hands off", None)]

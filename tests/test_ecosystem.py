@@ -314,8 +314,8 @@ def test_kubernetes_contexts_are_listed(user: Path) -> None:
     written(user / ".kube/config", KUBECONFIG)
     source = "a context of ~/.kube/config"
     assert look(user) == [
-        Place("prod", "kubernetes", "https://10.0.0.1:6443", source),
-        Place("lost", "kubernetes", None, source, "it has no address that can be contacted"),
+        Place("prod", "kubernetes", "https://10.0.0.1:6443", source, context="prod"),
+        Place("lost", "kubernetes", None, source, "it has no address that can be contacted", "lost"),
     ]
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, "The pool's name."]
 
-TRUSTED = ("pod_template", "service_account", "python", "context", "result_volume")
-"""Options that say as whom and how work runs on a cluster: for people and the configuration alone."""
+TRUSTED = ("pod_template", "service_account", "python", "context", "result_volume", "oauth", "tools")
+"""Options that say as whom and how work runs elsewhere: for people and the configuration alone."""
 
 
 @tool(title="List pools", effect="read", toolset="pools", example="mcp-pools list")

@@ -1,7 +1,8 @@
 """A server with the tool names, arguments and answers of Session-Buddy: `python buddy.py PORT`.
 
 A prompt is JSON that says what its worker does: {"mark": FILE} adds a line to it, {"until": FILE}
-waits for it, {"fail": WORDS} fails. As there, a worker goes on when nobody waits for it any more.
+waits for it, {"fail": WORDS} fails, {"handler": NAME, "payload": ...} runs a
+handler of these tests. As there, a worker goes on when nobody waits for it any more.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import os
 import sys
 
+from far_handlers import handled
 from mcp.server.mcpserver import MCPServer
 
 server = MCPServer("session-buddy", log_level="ERROR")
@@ -20,6 +22,8 @@ async def work(pool_id: str, prompt: str) -> None:
     """What one of a pool's three workers does."""
     async with pools[pool_id]:
         asked = json.loads(prompt)
+        if "handler" in asked:
+            await handled(asked["handler"], asked["payload"])
         if "mark" in asked:
             with open(asked["mark"], "a") as file:
                 file.write("ran\n")

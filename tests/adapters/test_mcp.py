@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conformance import Conformance
+from older_front import older_front
 from served import Server
 from stage import lines, until
 
@@ -152,6 +153,22 @@ async def test_hostile_payloads_arrive_byte_for_byte(home, peer) -> None:
         for text in (odd, odd * (900_000 // len(odd.encode()))):
             task = await pool_execute(router, task_type="echo", payload={odd: text, "n": [2**70, 0.1, None]})
             assert (task.status, task.result) == ("completed", {odd: text, "n": [2**70, 0.1, None]})
+
+
+async def test_a_peer_of_the_older_era_is_used_as_well(home, peer, tmp_path) -> None:
+    """Results, large ones, too; cancelling."""
+    marks = tmp_path / "marks"
+    async with older_front(peer.url) as url, delegating(home, url) as router:
+        for payload in ({"x": 1}, {"x": "é" * 300_000}):
+            task = await pool_execute(router, task_type="echo", payload=payload)
+            assert (task.status, task.result) == ("completed", payload)
+        waits = {"to": str(marks), "word": "began", "until": str(tmp_path / "never")}
+        payload = {"handler": "hostile:wait", "payload": waits}
+        task = await pool_execute(router, task_type="hostile", payload=payload, wait=False)
+        await until(lambda: lines(marks))
+        assert (await pool_cancel(router, task.task_id)).cancelled
+        task = await pool_task(router, task.task_id, wait_seconds=20)
+        assert (task.status, task.error.details) == ("cancelled", {})
 
 
 async def test_what_a_peer_says_of_a_failure_is_data(home, peer) -> None:
@@ -318,6 +335,6 @@ def test_an_endpoint_may_leave_out_what_it_always_is(tmp_path) -> None:
     """The scheme, and the path."""
     for written in ("far:8680", "http://far:8680", "http://far:8680/mcp"):
         assert (
-            McpPool(PoolSpec(name="far", type="mcp", endpoint=written), Surroundings(tmp_path, {})).line.url
+            McpPool(PoolSpec(name="far", type="mcp", endpoint=written), Surroundings(tmp_path, {})).line.where
             == "http://far:8680/mcp"
         )
