@@ -30,7 +30,7 @@ LAYERS = {
     "kube frames bundle credentials api informer reasons manifest attempt",
     2: "plugins present bridge otlp stores task_types adapters",
     3: "worker container commits counting intake pool registry dispatcher history live_distribution "
-    "distributor balancing discovery moves outward cloud_events",
+    "distributor balancing discovery moves outward following cloud_events",
     4: "router",
     5: "tool questions",
     6: "tools",
