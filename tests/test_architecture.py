@@ -23,14 +23,14 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: "models errors states",
     1: "routing queueing quotas chunks group_commit distribution wire "
-    "policy addresses definitions secret searchable adapter store task_type settings "
+    "policy addresses definitions secret searchable memory memo adapter store task_type settings "
     "telemetry delegate line far_pool home hello detached jsonrpc connection outbox replay processes "
     "worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
     "kube frames bundle credentials api informer reasons manifest attempt",
-    2: "plugins present bridge otlp stores task_types adapters",
+    2: "plugins present bridge otlp memories stores task_types adapters",
     3: "worker container commits counting intake pool registry dispatcher history live_distribution "
-    "distributor balancing discovery moves outward following cloud_events",
+    "distributor balancing discovery moves outward following cloud_events remembering recall",
     4: "router",
     5: "tool questions",
     6: "tools",
@@ -49,7 +49,7 @@ SHARED = (0, 1, 3, 7)
 """Layers whose files may import from each other."""
 PARTS = {"doors", "terminal", "kube"}
 """Folders that are no more than a place: their files have layers of their own."""
-FOLDERS = {"stores", "task_types", "tools", "adapters"}
+FOLDERS = {"stores", "task_types", "tools", "adapters", "memories"}
 ADAPTERS_MAY_IMPORT = {
     "adapter",
     "models",
@@ -219,7 +219,7 @@ def contracted() -> frozenset[str]:
     """Methods that a contract documents for all its implementations."""
     return frozenset(
         name.rpartition(".")[2]
-        for contract in ("adapter", "store")
+        for contract in ("adapter", "memory", "store")
         for name, node in public(source()[contract].body)
         if "." in name and ast.get_docstring(node)
     )
