@@ -66,6 +66,7 @@ class Position:
         if first > behind:
             message = "The event log did not keep them until the receiver took them."
             say(f"{self._news}.dropped", WARNING, message=message, dropped=first - behind)
+            self.cursor = first - 1  # said once, however often these are sent
 
 
 class Follower(ABC):

@@ -288,7 +288,7 @@ class Recollection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecallPage(TaskPage):
-    """The answer of `pool_search` where memories are asked, too: with what each of them found."""
+    """The answer of `pool_search`: with the setting `memory_search`, what each memory found, too."""
 
     memories: list[Recollection]
 

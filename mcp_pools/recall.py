@@ -10,6 +10,7 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mcp_pools.memory import Breaker
@@ -46,7 +47,7 @@ class Recall:
     """Asks some memories."""
 
     def __init__(self, memories: Sequence[Destination]) -> None:
-        self._memories = [(each, Breaker(FIRST_PAUSE, LONGEST_PAUSE)) for each in memories]
+        self._memories = [_Asked(each, Breaker(FIRST_PAUSE, LONGEST_PAUSE)) for each in memories]
         self._ending: set[asyncio.Task[list[Recollection]]] = set()
         self._last: tuple[str, float, list[Recollection]] = ("", 0.0, [])
 
@@ -59,7 +60,7 @@ class Recall:
         return found
 
     async def _answers(self, query: str) -> list[list[Recollection]]:
-        asking = [asyncio.create_task(_asked(*each, query)) for each in self._memories]
+        asking = [asyncio.create_task(each.ask(query)) for each in self._memories]
         try:
             await asyncio.wait(asking, timeout=SECONDS)
         finally:
@@ -68,29 +69,37 @@ class Recall:
                 each.add_done_callback(self._ending.discard)
                 each.cancel()
         return [
-            each.result() if each.done() else _late(*memory)
+            each.result() if each.done() else memory.failed(f"it did not answer within {SECONDS:g} s")
             for each, memory in zip(asking, self._memories, strict=True)
         ]
 
 
-def _late(memory: Destination, breaker: Breaker) -> list[Recollection]:
-    breaker.failed()
-    return [Recollection(source=memory.name, error=f"it did not answer within {SECONDS:g} s")]
+@dataclass(slots=True)
+class _Asked:
+    """One memory, and how it did lately."""
 
+    memory: Destination
+    breaker: Breaker
+    why: str = ""
 
-async def _asked(memory: Destination, breaker: Breaker, query: str) -> list[Recollection]:
-    """What one memory found."""
-    if (seconds := breaker.open_for) > 0:
-        why = f"it did not answer lately, and is asked again in {seconds:.0f} s"
-        return [Recollection(source=memory.name, error=why)]
-    try:
-        async with memory.reached() as line:
-            found = await memory.memory.search(line, query, MOST)
-    except Exception as failure:  # no answer, one that is none, a secret that cannot be read
-        breaker.failed()
-        return [Recollection(source=memory.name, error=_why(failure))]
-    breaker.worked()
-    return [_recollection(memory.name, text) for text in found]
+    async def ask(self, query: str) -> list[Recollection]:
+        """What it found."""
+        name = self.memory.name
+        if (seconds := self.breaker.open_for) > 0:
+            return [Recollection(source=name, error=f"{self.why}; it is asked again in {seconds:.0f} s")]
+        try:
+            async with self.memory.reached() as line:
+                found = await self.memory.memory.search(line, query, MOST)
+        except Exception as failure:  # no answer, one that is none, a secret that cannot be read
+            return self.failed(_why(failure))
+        self.breaker.worked()
+        return [_recollection(name, text) for text in found]
+
+    def failed(self, why: str) -> list[Recollection]:
+        """It found nothing, for this reason."""
+        self.why = why
+        self.breaker.failed()
+        return [Recollection(source=self.memory.name, error=why)]
 
 
 def _why(failure: Exception) -> str:

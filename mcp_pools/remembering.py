@@ -54,12 +54,7 @@ async def remembering(
 ) -> AsyncIterator[None]:
     """Sync what ends to each memory for as long as the block lasts, and then the rest."""
     identity = await store.identity()
-    followers = [
-        Rememberer(
-            each, store, Position(position_file(home, each.name), identity, each.url, "memory"), interval
-        )
-        for each in memories
-    ]
+    followers = [Rememberer(each, store, position(home, identity, each), interval) for each in memories]
     for each in followers:
         await each.position.begin(store)
     work = [asyncio.create_task(each.run()) for each in followers]
@@ -70,9 +65,25 @@ async def remembering(
         await asyncio.gather(*ends)
 
 
-def position_file(home: Path, memory: str) -> Path:
-    """Where it stands how far a memory is."""
-    return home / f"memory-{memory}.json"
+def position(home: Path, store: str, memory: Destination) -> Position:
+    """How far a memory is; `store` is the identity of the home's store."""
+    return Position(home / f"memory-{memory.name}.json", store, memory.url, "memory")
+
+
+async def trouble(memory: Destination) -> str | None:
+    """Why a memory cannot be told anything now; `None`: it can."""
+    try:
+        async with memory.reached() as line:
+            await _look(memory, line)
+    except Exception as failure:  # no answer, none that can be read, a secret that cannot be read
+        return str(failure) or type(failure).__name__
+    return None
+
+
+async def _look(memory: Destination, line: Line) -> None:
+    """Raises `Away` for a server that is no such memory, and what calls raise."""
+    if missing := memory.memory.tools - await line.tools(LIST_SECONDS):
+        raise Away(f"it does not offer {', '.join(sorted(missing))}")
 
 
 class Away(Exception):
@@ -111,38 +122,30 @@ class Rememberer(Follower):
 
     async def _round(self) -> None:
         """Hand over all there is, unless the memory does not work."""
-        memos, end = await self._next()
-        while memos:
-            failure = await self._visited(memos)
-            if failure is not None:
-                self._failed(failure)
-                return
-            self._worked()
-            await self._moved(end)
-            memos, end = await self._next()
-        if end != self.position.cursor:
-            await self._moved(end)
+        ends, place = await self._ends(1)
+        if not ends:
+            await self._moved(place)
+        elif (failure := await self._visited()) is not None:
+            self._failed(failure)
 
     async def _moved(self, place: int) -> None:
-        await asyncio.to_thread(self.position.move, place)
+        if place != self.position.cursor:
+            await asyncio.to_thread(self.position.move, place)
 
     # What there is to tell.
 
-    async def _next(self) -> tuple[list[Memo], int]:
-        """What ended behind the place where the memory is, up to a number, and the place behind that."""
-        most = min(MOST * 2**self._breaker.failures, MOST_REFUSED)
-        memos: list[Memo] = []
-        end = self.position.cursor or 0
-        while events := await self._store.events(end, PAGE):
-            if end == self.position.cursor:
+    async def _ends(self, most: int) -> tuple[list[tuple[int, EventRow]], int]:
+        """At most so many ends behind the place where the memory is, and the place behind them."""
+        place = self.position.cursor or 0
+        ends: list[tuple[int, EventRow]] = []
+        while events := await self._store.events(place, PAGE):
+            if place == self.position.cursor:
                 self.position.note_gap(events[0][0])
             for place, event in events:
-                if event.kind in ENDS and (found := await self._memo(place, event)) is not None:
-                    memos.append(found)
-                end = place
-                if len(memos) == most:
-                    return memos, end
-        return memos, end
+                ends += [(place, event)] if event.kind in ENDS else []
+                if len(ends) == most:
+                    return ends, place
+        return ends, place
 
     async def _memo(self, place: int, event: EventRow) -> Memo | None:
         """What is written of one end; `None`: the store forgot it."""
@@ -154,22 +157,31 @@ class Rememberer(Follower):
 
     # Telling it.
 
-    async def _visited(self, memos: Sequence[Memo]) -> Exception | None:
-        """Hand over memos; what hindered it from taking them all, if anything did."""
+    async def _visited(self) -> Exception | None:
+        """Hand over all there is; what hindered that, if anything did."""
         try:
-            await self._visit(memos)
+            async with self._memory.reached() as line:
+                if not self._known:
+                    await _look(self._memory, line)
+                    self._known = True
+                await self._tell(line)
         except Exception as failure:  # no answer, none that can be read, a secret that cannot be read
             return failure
         return None
 
-    async def _visit(self, memos: Sequence[Memo]) -> None:
-        async with self._memory.reached() as line:
-            if not self._known:
-                missing = self._memory.memory.tools - await line.tools(LIST_SECONDS)
-                if missing:
-                    raise Away(f"it does not offer {', '.join(sorted(missing))}")
-                self._known = True
-            await self._hand_over(line, memos)
+    async def _tell(self, line: Line) -> None:
+        """Hand over batch after batch. Raises what a `Memory` raises, and `Away`."""
+        ends, place = await self._ends(self._most)
+        while ends:
+            found = [await self._memo(*each) for each in ends]
+            await self._hand_over(line, [each for each in found if each is not None])
+            await self._moved(place)
+            self._worked()
+            ends, place = await self._ends(self._most)
+
+    @property
+    def _most(self) -> int:
+        return min(MOST << self._breaker.failures, MOST_REFUSED)
 
     async def _hand_over(self, line: Line, memos: Sequence[Memo]) -> None:
         size = 1 if self._breaker.failures else self._memory.memory.at_once
