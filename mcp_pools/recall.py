@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -93,7 +93,7 @@ class _Asked:
         except Exception as failure:  # no answer, one that is none, a secret that cannot be read
             return self.failed(_why(failure))
         self.breaker.worked()
-        return [_recollection(name, text) for text in found]
+        return list(_recollections(name, found))
 
     def failed(self, why: str) -> list[Recollection]:
         """It found nothing, for this reason."""
@@ -110,6 +110,11 @@ def _why(failure: Exception) -> str:
     return failure.why if isinstance(failure, Lost) else f"asking it raised {type(failure).__name__}"
 
 
-def _recollection(source: str, text: str) -> Recollection:
-    named = _OURS.search(text)
-    return Recollection(source=source, text=text[:LONGEST], task_id=named and named[0])
+def _recollections(source: str, texts: Sequence[str]) -> Iterator[Recollection]:
+    """Texts as data, each task once: Session-Buddy may show one from several of its tiers."""
+    seen: set[str] = set()
+    for text in texts:
+        task_id = found[0] if (found := _OURS.search(text)) else None
+        if task_id not in seen:
+            yield Recollection(source=source, text=text[:LONGEST], task_id=task_id)
+        seen |= {task_id} if task_id else set()

@@ -66,6 +66,8 @@ class SessionBuddy(MemoryServer):
     """`store_reflection`, `quick_search` and, of the full server, `progressive_search`."""
 
     full = True
+    tiers = False
+    """Whether it has made a skill of each reflection as well."""
 
     def offer(self) -> None:
         """Register the tools."""
@@ -113,7 +115,9 @@ class SessionBuddy(MemoryServer):
         """Execute multi-tier progressive search with early stopping."""
         if (said := self.fault(query)) is not None:
             return {"success": False, "error": said, "query": query}
-        found = [f"[Reflections] {content[:100]}..." for content, _ in self.kept if query in content]
+        tiers = ("Learned skills", "Stored reflections") if self.tiers else ("Stored reflections",)
+        kept = [content for content, _ in self.kept if query in content]
+        found = [f"[{tier}] {content[:100]}..." for tier in tiers for content in kept]
         return {"success": True, "query": query, "total_results": len(found), "sample_results": found[:5]}
 
 
@@ -125,6 +129,9 @@ class SmallSessionBuddy(SessionBuddy):
 
 class Akosha(MemoryServer):
     """`generate_batch_embeddings`, `batch_store_memories`, `search_all_systems`."""
+
+    unfinished = False
+    """Whether its search makes a hit up, as that of 2026 does."""
 
     def offer(self) -> None:
         """Register the tools."""
@@ -173,6 +180,9 @@ class Akosha(MemoryServer):
     ) -> dict[str, Any]:
         """Search across all system memories using semantic similarity."""
         self.fault(query)
+        if self.unfinished:
+            made_up = {"system_id": "system-1", "content": f"Mock result for: {query}"}
+            return {"query": query, "total_results": 1, "results": [made_up], "mode": "fallback"}
         found = [
             {"system_id": "mcp-pools", "conversation_id": each["memory_id"], "content": each["text"]}
             for each in self.kept

@@ -63,8 +63,11 @@ async def test_a_hit_says_where_it_came_from_and_which_task_it_is(
         task = await pool_execute(router, task_type="echo", payload={"word": "quince"})
         await until(lambda: len(buddy.kept) == 2 and akosha.kept, "it is remembered")
         first, second, third = await asked(router)
-    assert first == ("session-buddy", "[Reflections] Something about quince jam...", None, None)
-    assert (second[0], second[2]) == ("session-buddy", task.task_id) and "[Reflections] Task" in second[1]
+    assert first == ("session-buddy", "[Stored reflections] Something about quince jam...", None, None)
+    assert (second[0], second[2]) == (
+        "session-buddy",
+        task.task_id,
+    ) and "[Stored reflections] Task" in second[1]
     assert (third[0], third[2]) == ("akosha", task.task_id) and "Result: quince" in third[1]
 
 
@@ -92,7 +95,7 @@ async def test_a_small_session_buddy_shows_its_best_one(searching: Any) -> None:
             assert await asked(router) == []
             buddy.kept.append(("Quite a quince", []))
             [(source, text, *_)] = await asked(router, "Quite")
-    assert source == "session-buddy" and "Quite a quince" in text
+    assert source == "session-buddy" and text.startswith("**Top Result** (score: 0.9):\nQuite a quince")
 
 
 async def test_without_the_setting_nobody_is_asked(open_router: Any, buddy: SessionBuddy) -> None:
@@ -153,7 +156,7 @@ async def test_a_dead_memory_is_named_and_the_other_answers(
             await asked(router, "warm")  # the first one imports the SDK
             router.history._memories = recall.recalling(router.settings)
             first, second = await asked(router)
-            assert first[:2] == ("session-buddy", "[Reflections] quince...")
+            assert first[:2] == ("session-buddy", "[Stored reflections] quince...")
             assert second == ("akosha", None, None, "it did not answer within 0.7 s")
             monkeypatch.setattr(recall, "SECONDS", 1000.0)
             assert "within 0.7 s; it is asked again in" in (await asked(router, "quin"))[-1][3]
@@ -176,6 +179,23 @@ async def test_a_refusal_is_an_error_in_the_data(searching: Any, buddy: SessionB
     async with searching(session_buddy_pool_url=buddy.url) as router:
         [(*_, error)] = await asked(router)
     assert error.startswith("it refused to search: Ignore") and len(error) < 300
+
+
+async def test_a_task_that_is_found_twice_is_one_hit(searching: Any, buddy: SessionBuddy) -> None:
+    """What names no task is shown as often as it is found."""
+    buddy.tiers = True
+    buddy.kept += [(f"Task t_{'a' * 32}: quince", []), ("quince", [])]
+    async with searching(session_buddy_pool_url=buddy.url) as router:
+        found = [task_id for _, _, task_id, _ in await asked(router)]
+    assert found == [f"t_{'a' * 32}", None, None]
+
+
+async def test_a_hit_that_akosha_makes_up_is_none(searching: Any, akosha: Akosha) -> None:
+    """Its search is not built yet, and says so in the one that it makes up."""
+    akosha.unfinished = True
+    async with searching(akosha_url=akosha.url) as router:
+        assert await asked(router) == []
+    assert akosha.requests
 
 
 async def test_akoshas_search_may_fail(searching: Any, akosha: Akosha) -> None:

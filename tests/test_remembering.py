@@ -372,3 +372,17 @@ def test_nothing_configured_costs_nothing(home: Path, keys: dict[str, Any]) -> N
     command = [sys.executable, "-c", code, str(home / "state"), json.dumps(keys)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ["[]"], done.stderr
+
+
+def test_a_command_that_only_reads_imports_nothing_for_memories(home: Path) -> None:
+    """Though they are configured, and searches ask them."""
+    code = (
+        "import sys\nfrom mcp_pools.console import main\nmain(['list', '-f', 'json'])\n"
+        "heavy = ('mcp', 'httpx', 'httpx2', 'mcp_pools.line', 'mcp_pools.remembering')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    keys = {"MCP_POOLS_AKOSHA_URL": "http://127.0.0.1:9/mcp", "MCP_POOLS_MEMORY_SEARCH": "true"}
+    given = os.environ | {"MCP_POOLS_HOME": str(home / "state")} | keys
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=given)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

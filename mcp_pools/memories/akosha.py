@@ -18,6 +18,8 @@ _SOURCE: Final = "mcp-pools"
 _THERE: Final = "duplicate key"
 """What its database says of an id that it has."""
 _LONGEST_QUERY: Final = 1000
+_MADE_UP: Final = "Mock result for: "
+"""How its search begins the one hit it makes up for any query, until it is built."""
 
 
 class Akosha:
@@ -41,14 +43,13 @@ class Akosha:
         """See `Memory.search`."""
         from mcp_pools.line import Refused
 
-        asked = {"query": query[:_LONGEST_QUERY], "limit": limit}
+        asked = {"query": query.strip()[:_LONGEST_QUERY], "limit": limit}
         answer = await line.call("search_all_systems", asked, seconds=CALL_SECONDS)
         results = answer.get("results")
         if not isinstance(results, list):
             raise Refused("task_error", str(answer)[:200])
-        return [
-            str(each["content"]) for each in results[:limit] if isinstance(each, dict) and "content" in each
-        ]
+        texts = [str(each["content"]) for each in results if isinstance(each, dict) and "content" in each]
+        return [text for text in texts if text != f"{_MADE_UP}{asked['query']}"][:limit]
 
 
 def _memory(memo: Memo, embedding: Any) -> dict[str, Any]:

@@ -47,7 +47,8 @@ class SessionBuddy:
             answer = await line.call("progressive_search", asked, seconds=CALL_SECONDS)
         except Refused:  # it has no such tool
             said = _said(await line.call("quick_search", {"query": query}, seconds=CALL_SECONDS))
-            return [] if _NOTHING in said else [said]
+            found = said.partition("\n")[2].strip()  # behind the line that repeats the query
+            return [] if not found or _NOTHING in said else [found]
         samples = answer.get("sample_results")
         if answer.get("success") is not True or not isinstance(samples, list):
             raise Refused("task_error", str(answer.get("error", "")))
