@@ -24,12 +24,7 @@ class MemoryServer:
 
     def __init__(self) -> None:
         self.app = MCPServer(type(self).__name__, log_level="CRITICAL")
-        self.fault: Fault = lambda text: None
-        self.late: Fault = lambda text: None
-        """Called once a text was kept, before the answer."""
-        self.down: int | None = None
-        self.requests = 0
-        self.tokens: set[str] = set()
+        self.reset()
         self.offer()
         self._mcp = self.app.streamable_http_app(stateless_http=True, json_response=True)
         self._door = socket.create_server(("127.0.0.1", 0))
@@ -37,6 +32,20 @@ class MemoryServer:
         self._server = uvicorn.Server(uvicorn.Config(self._asgi, interface="asgi3", log_config=None))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._door]})
         self._thread.start()
+
+    def reset(self) -> None:
+        """Forget everything, for the next test."""
+        self.fault: Fault = lambda text: None
+        self.late: Fault = lambda text: None
+        """Called once a text was kept, before the answer."""
+        self.down: int | None = None
+        self.requests = 0
+        self.tokens: set[str] = set()
+        self.kept: list[Any] = []
+        self.tiers = False
+        """Of Session-Buddy: whether it has made a skill of each reflection as well."""
+        self.unfinished = False
+        """Of Akosha: whether its search makes a hit up, as that of 2026 does."""
 
     def offer(self) -> None:
         """Register the tools."""
@@ -66,12 +75,9 @@ class SessionBuddy(MemoryServer):
     """`store_reflection`, `quick_search` and, of the full server, `progressive_search`."""
 
     full = True
-    tiers = False
-    """Whether it has made a skill of each reflection as well."""
 
     def offer(self) -> None:
         """Register the tools."""
-        self.kept: list[tuple[str, list[str]]] = []
         self.app.tool()(self.store_reflection)
         self.app.tool()(self.quick_search)
         if self.full:
@@ -130,12 +136,8 @@ class SmallSessionBuddy(SessionBuddy):
 class Akosha(MemoryServer):
     """`generate_batch_embeddings`, `batch_store_memories`, `search_all_systems`."""
 
-    unfinished = False
-    """Whether its search makes a hit up, as that of 2026 does."""
-
     def offer(self) -> None:
         """Register the tools."""
-        self.kept: list[dict[str, Any]] = []
         for tool in (self.generate_batch_embeddings, self.batch_store_memories, self.search_all_systems):
             self.app.tool()(tool)
 

