@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from mcp_pools import __version__
 from mcp_pools.agents import installing, known
@@ -21,6 +21,9 @@ from mcp_pools.errors import PoolsError
 from mcp_pools.home import Hello, Home, connect
 from mcp_pools.policy import Judge
 from mcp_pools.terminal.general import size
+
+if TYPE_CHECKING:
+    from mcp_pools.memories import Destination
 
 Verdict = Literal["ok", "warning", "failed"]
 
@@ -57,6 +60,7 @@ def report(config: str | None = None, home: Home | None = None) -> dict[str, Any
         round_trip(place, config),
         *extras(),
         *agents(place, config),
+        *memories(place, config),
         client(),
     ]
     verdicts = {each.status for each in found}
@@ -106,7 +110,7 @@ def store(home: Home) -> Check:
 
 def _contents(file: Path) -> str:
     """What the store holds, read without changing anything."""
-    database = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=2.0)
+    database = _read_only(file)
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         counted = database.execute("SELECT status, count(*) FROM tasks GROUP BY status ORDER BY status")
@@ -114,6 +118,10 @@ def _contents(file: Path) -> str:
     finally:
         database.close()
     return f"version {version}, {size(file.stat().st_size)}, tasks: {tasks or 'none'}"
+
+
+def _read_only(file: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=2.0)
 
 
 def owner(home: Home) -> Check:
@@ -199,6 +207,53 @@ def _agent(name: str, program: str, find: Callable[[str], str | None]) -> Check:
     if found:
         return Check(f"agent {name}", "ok", found)
     return Check(f"agent {name}", "warning", f"there is no program {program!r}", installing(program))
+
+
+def memories(home: Home, config: str | None = None) -> list[Check]:
+    """Each memory that is configured: whether it answers, and how far behind it is."""
+    from mcp_pools.settings import load
+
+    try:
+        settings = load(config_file=config, home=home.path)
+    except PoolsError:  # which `agents` tells
+        return []
+    if not {"session_buddy_pool_url", "akosha_url"} & settings.model_fields_set:
+        return []
+    from mcp_pools.memories import configured
+
+    return [_memory(home, each) for each in configured(settings)]
+
+
+def _memory(home: Home, memory: Destination) -> Check:
+    import asyncio
+
+    from mcp_pools.remembering import trouble
+
+    name, waiting = f"memory {memory.name}", _waiting(home, memory)
+    why = asyncio.run(trouble(memory))
+    if why is None:
+        return Check(name, "ok", f"answers; {waiting}")
+    advice = "Start it or correct its address; what ends is kept for it and sent again."
+    return Check(name, "warning", f"{why}; {waiting}", advice)
+
+
+def _waiting(home: Home, memory: Destination) -> str:
+    """How many ends it has not acknowledged."""
+    from contextlib import closing
+
+    from mcp_pools.remembering import ENDS, position
+
+    kinds = ", ".join("?" * len(ENDS))
+    try:
+        with closing(_read_only(home.store)) as database:
+            (identity,) = database.execute("SELECT id FROM identity").fetchone()
+            if (cursor := position(home.path, identity, memory).cursor) is None:
+                return "nothing was synced yet"
+            count = f"SELECT count(*) FROM events WHERE cursor > ? AND kind IN ({kinds})"  # noqa: S608
+            (behind,) = database.execute(count, (cursor, *ENDS)).fetchone()
+    except (sqlite3.Error, TypeError):  # no store yet, or one that `store` tells about
+        return "nothing was synced yet"
+    return f"{behind} that ended are not there yet" if behind else "all that ended is there"
 
 
 def client(find: Callable[[str], str | None] = shutil.which) -> Check:

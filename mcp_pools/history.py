@@ -11,15 +11,19 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcp_pools.errors import PoolsError
-from mcp_pools.models import Event, Stats, Status, Task, TaskPage
+from mcp_pools.models import Event, RecallPage, Stats, Status, Task, TaskPage
 from mcp_pools.present import event_view, stats_view, task_view
+from mcp_pools.recall import recalling
 from mcp_pools.store import EventRow, Found, Search, Store
+
+if TYPE_CHECKING:
+    from mcp_pools.settings import Settings
 
 SHORT_RESULT: Final = 2000
 """Characters of JSON; a longer result is left out of a list of tasks."""
@@ -44,11 +48,13 @@ class History:
 
     Args:
         living: a task that has not ended, as it stands, by its id; `None` for any other.
+        settings: with `memory_search`, a search asks the configured memories, too.
     """
 
-    def __init__(self, store: Store, living: Callable[[str], Task | None]) -> None:
+    def __init__(self, store: Store, living: Callable[[str], Task | None], settings: Settings) -> None:
         self._store = store
         self._living = living
+        self._memories = recalling(settings)
 
     async def search(
         self,
@@ -64,7 +70,8 @@ class History:
     ) -> TaskPage:
         """Tasks that match all that is given, newest first; see the tool `pool_search`.
 
-        `caller`: only the tasks of that name.
+        `caller`: only the tasks of that name. Memories do not know whose is what: they are asked
+        for callers alone who see everything, and for the first page of a query.
 
         Raises:
             PoolsError: `invalid_payload` for a cursor of another home or question, or a limit
@@ -75,7 +82,7 @@ class History:
         after = None if since is None else _aware(since).timestamp()
         question = await self._question("pool_search", query, pool, task_type, status, after, caller)
         before = None if cursor is None else read_cursor(cursor, "pool_search", question)
-        found = await self._store.search(
+        searched = self._store.search(
             Search(
                 query=query,
                 pool=pool,
@@ -88,6 +95,13 @@ class History:
                 result_bytes=4 * SHORT_RESULT,
             )
         )
+        if self._memories is None or caller is not None or before is not None or not query.strip():
+            return self._page(await searched, limit, question)
+        found, memories = await asyncio.gather(searched, self._memories.ask(query))
+        page = self._page(found, limit, question)
+        return RecallPage(tasks=page.tasks, next_cursor=page.next_cursor, memories=memories)
+
+    def _page(self, found: Sequence[Found], limit: int, question: str) -> TaskPage:
         shown, more = found[:limit], len(found) > limit
         tasks = [self._listed(each, time.time()) for each in shown]
         return TaskPage(tasks=tasks, next_cursor=cursor_at(shown[-1].place, question) if more else None)

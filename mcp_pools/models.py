@@ -274,6 +274,26 @@ class TaskPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recollection:
+    """What a memory found, in its own words, or why it found nothing.
+
+    `task_id`: the task or distribution that its words name.
+    """
+
+    source: str
+    text: str | None = None
+    task_id: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecallPage(TaskPage):
+    """The answer of `pool_search`: with the setting `memory_search`, what each memory found, too."""
+
+    memories: list[Recollection]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """Some tasks in numbers. Seconds are of running, over those of the latest 10,000 that ran."""
 

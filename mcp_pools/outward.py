@@ -1,6 +1,7 @@
-"""What leaves a home by itself, if somebody asked for it: spans to a collector, events to a URL.
+"""What leaves a home by itself, if somebody asked for it: spans to a collector, events to a URL,
+finished tasks to memories.
 
-Neither is imported before it is wanted.
+None is imported before it is wanted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,24 @@ async def spans_exported() -> AsyncIterator[None]:
         yield
 
 
-def events_sent(settings: Settings, store: Store) -> AbstractAsyncContextManager[None]:
+@asynccontextmanager
+async def news_sent(settings: Settings, store: Store) -> AsyncIterator[None]:
+    """Send what happens in this block, and what is left from before, to whoever is configured."""
+    async with _events_sent(settings, store), _memories_kept(settings, store):
+        yield
+
+
+def _memories_kept(settings: Settings, store: Store) -> AbstractAsyncContextManager[None]:
+    """Sync what ends in this block to the configured memories, if there is one."""
+    if not {"session_buddy_pool_url", "akosha_url"} & settings.model_fields_set:
+        return nullcontext()
+    from mcp_pools.memories import configured
+    from mcp_pools.remembering import remembering
+
+    return remembering(configured(settings), store, settings.home, settings.memory_sync_interval)
+
+
+def _events_sent(settings: Settings, store: Store) -> AbstractAsyncContextManager[None]:
     """Send the events of this block, and those left from before, to `events_url`, if there is one."""
     if settings.events_url is None:
         return nullcontext()

@@ -30,7 +30,7 @@ from mcp_pools.history import LONGEST_WATCH, History
 from mcp_pools.intake import Intake, Request
 from mcp_pools.live_distribution import LiveDistribution
 from mcp_pools.models import Caller, Cancelled, Discovered, Distribution, Pool, Rebalanced, Task, Watched
-from mcp_pools.outward import events_sent, spans_exported
+from mcp_pools.outward import news_sent, spans_exported
 from mcp_pools.pool import LivePool, LiveTask, ProgressReport
 from mcp_pools.present import part_of, part_of_distribution, task_view
 from mcp_pools.registry import IMPLIED, Registry
@@ -62,7 +62,7 @@ class Router:
         self._rng = random.Random(os.urandom(8))  # noqa: S311 - spreads load, guards nothing
         self.dispatcher = Dispatcher(registry, self._intake, self._rng)
         self.distributor = Distributor(registry, self._intake, self.dispatcher, self._rng)
-        self.history = History(registry.store, self._living)
+        self.history = History(registry.store, self._living, settings)
 
     @classmethod
     @asynccontextmanager
@@ -79,7 +79,7 @@ class Router:
         async with (
             spans_exported(),
             registry.owned(lock),
-            events_sent(settings, registry.store),
+            news_sent(settings, registry.store),
         ):
             router = cls(settings, registry)
             try:

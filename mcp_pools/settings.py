@@ -38,6 +38,7 @@ from mcp_pools.definitions import (
     LimitDefinitions,
     PoolDefinition,
     SecretSource,
+    encrypted,
 )
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.models import Allow, PoolSpec
@@ -78,7 +79,14 @@ class Settings(BaseModel):
     memory_aggregation_enabled: bool = True
     memory_sync_interval: Seconds = 60.0
     session_buddy_pool_url: str = "http://localhost:8678/mcp"
+    """A Session-Buddy server: finished tasks are synced to it once it is set."""
     akosha_url: str = "http://localhost:8682/mcp"
+    """An Akosha server; likewise."""
+    session_buddy_token_secret: str | None = None
+    akosha_token_secret: str | None = None
+    """The names of the secrets that are their bearer tokens; none: they want none."""
+    memory_search: bool = False
+    """Whether `pool_search` asks them, too."""
     pool_default_min_workers: int = Field(1, ge=0)
     pool_default_max_workers: Count = 10
 
@@ -192,6 +200,16 @@ class Settings(BaseModel):
                     f"must have min_workers at most max_workers in pool {spec.name!r}, "
                     f"which has {spec.min_workers} and {spec.max_workers}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _memory_tokens_are_safe(self) -> Self:
+        tokens = {"session_buddy_pool_url": self.session_buddy_token_secret}
+        for address, secret in (tokens | {"akosha_url": self.akosha_token_secret}).items():
+            if secret is not None and secret not in self.secrets:
+                raise ValueError(f"must have {secret!r}, the token for {address}, under secrets")
+            if secret is not None:
+                encrypted(getattr(self, address))
         return self
 
     def specs(self) -> dict[str, PoolSpec]:

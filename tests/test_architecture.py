@@ -23,15 +23,15 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: "models errors states",
     1: "routing queueing quotas chunks group_commit distribution wire "
-    "policy addresses definitions secret searchable adapter store task_type settings "
+    "policy addresses definitions secret searchable memory memo adapter store task_type settings "
     "telemetry delegate way ways bearer line profile profiles one_call far_pool client_credentials "
     "home hello detached jsonrpc connection outbox replay processes "
     "worker_process "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
     "kube frames bundle credentials api informer reasons manifest attempt carriage",
-    2: "plugins present bridge otlp stores task_types adapters",
+    2: "plugins present bridge otlp memories stores task_types adapters",
     3: "worker container commits counting intake pool registry dispatcher history live_distribution "
-    "distributor balancing discovery moves outward cloud_events",
+    "distributor balancing discovery moves outward following cloud_events remembering recall",
     4: "router",
     5: "tool questions",
     6: "tools",
@@ -50,7 +50,7 @@ SHARED = (0, 1, 3, 7)
 """Layers whose files may import from each other."""
 PARTS = {"doors", "terminal", "kube"}
 """Folders that are no more than a place: their files have layers of their own."""
-FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles"}
+FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles", "memories"}
 MAY = (
     "adapter agents models errors telemetry wire delegate far_pool profiles worker_process "
     "kube bundle credentials api informer reasons manifest attempt carriage"
@@ -213,7 +213,7 @@ def contracted() -> frozenset[str]:
     """Methods that a contract documents for all its implementations."""
     return frozenset(
         name.rpartition(".")[2]
-        for contract in ("adapter", "store", "profile", "way", "bearer")
+        for contract in ("adapter", "memory", "store", "profile", "way", "bearer")
         for name, node in public(source()[contract].body)
         if "." in name and ast.get_docstring(node)
     )

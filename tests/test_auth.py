@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from issuers import CLIENT, SECRET, Issuer
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from memory_servers import SessionBuddy
 from served import CONSOLE, HEADERS, LEGACY, Server, modern
 
 from mcp_pools.auth import ADMIN, EXECUTE, READ, SCOPES, covered, scope_of
@@ -66,7 +68,16 @@ def issuer() -> Iterator[Issuer]:
 
 
 @pytest.fixture(scope="module")
-def server(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def memory() -> Iterator[SessionBuddy]:
+    """What its searches ask, too."""
+    with closing(SessionBuddy()) as buddy:
+        yield buddy
+
+
+@pytest.fixture(scope="module")
+def server(
+    issuer: Issuer, memory: SessionBuddy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A server that takes fixed tokens, signed ones and opaque ones."""
     directory = tmp_path_factory.mktemp("auth")
     introspection = {"url": f"{issuer.url}/introspect", "client_id": CLIENT, "client_secret": "introspection"}
@@ -82,6 +93,9 @@ def server(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "MCP_POOLS_HTTP_PUBLIC_URL": AUDIENCE,
         "MCP_POOLS_SECRETS": '{"introspection": {"env": "CLIENT_SECRET"}}',
         "CLIENT_SECRET": SECRET,
+        "MCP_POOLS_SESSION_BUDDY_POOL_URL": memory.url,
+        "MCP_POOLS_MEMORY_SYNC_INTERVAL": "3600",
+        "MCP_POOLS_MEMORY_SEARCH": "true",
     }
     started = Server(directory / "state", environment)
     try:
@@ -336,6 +350,16 @@ def test_one_caller_cannot_see_anothers_tasks(server: Server) -> None:
     }
     assert not told_of(server, "bob") & {mine, whole["distribution_id"]}
     assert told_of(server, "ann") >= {mine, whole["distribution_id"]}
+
+
+def test_memories_are_asked_for_those_alone_who_see_everything(server: Server, memory: SessionBuddy) -> None:
+    """They hold everybody's tasks."""
+    memory.kept.append(("Task t_0: quince of ann", []))
+    for name in ("reader", "ann", "bob"):
+        assert set(called(server, fixed(name), "pool_search", query="quince")) == {"tasks", "next_cursor"}
+    assert memory.requests == 0
+    [hit] = called(server, fixed("root"), "pool_search", query="quince")["memories"]
+    assert hit["source"] == "session-buddy" and "quince of ann" in hit["text"]
 
 
 def found(server: Server, name: str) -> set[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from waiting import until
 
-from mcp_pools import Router, Settings, cloud_events
+from mcp_pools import Router, Settings, cloud_events, following
 from mcp_pools.errors import PoolsError
 from mcp_pools.store import Prune
 from mcp_pools.tools import pool_distribute, pool_execute, pool_register
@@ -166,7 +166,7 @@ async def test_a_receiver_that_never_answers_holds_nothing_up(
     sending: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tasks end, the owner leaves, and the next one sends what the receiver has not taken."""
-    monkeypatch.setattr(cloud_events, "FAREWELL_SECONDS", 0.05)
+    monkeypatch.setattr(following, "FAREWELL_SECONDS", 0.05)
     stuck = threading.Event()
     receiver.judge = lambda attempt, batch: (stuck.wait(20), 500)[1]
     async with sending() as router:

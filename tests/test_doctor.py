@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_servers import SessionBuddy
 from peers import ok, owner_peer, refused
 
-from mcp_pools import __version__, console, doctor
+from mcp_pools import Router, Settings, __version__, console, doctor
 from mcp_pools.home import Home
+from mcp_pools.settings import load
+from mcp_pools.tools import pool_execute
 
 ECHO: dict[str, Any] = {"task_id": "t_1", "status": "completed", "error": None, "waiting": None}
 
@@ -140,6 +145,33 @@ def test_a_configuration_that_is_wrong_fails(home: Home, tmp_path: Path) -> None
     config.write_text("agnets: {}\n")
     (found,) = doctor.agents(home, str(config))
     assert (found.check, found.status, found.next) == ("configuration", "failed", "Did you mean 'agents'?")
+
+
+def test_each_memory_answers_or_not_and_says_how_far_behind_it_is(home: Home, tmp_path: Path) -> None:
+    """By the event log and the place that an owner keeps; without one nothing was synced."""
+    config = tmp_path / "config.yaml"
+    with closing(SessionBuddy()) as buddy:
+        buddy.down = 503
+        config.write_text(f"session_buddy_pool_url: {buddy.url}\nakosha_url: {buddy.url}\n")
+        before = doctor.memories(home, str(config))
+        assert [(each.check, each.status) for each in before] == [
+            ("memory session-buddy", "warning"),
+            ("memory akosha", "warning"),
+        ]
+        assert "(HTTP 503); nothing was synced yet" in before[0].finding and "kept for it" in before[0].next
+        buddy.down = None
+        asyncio.run(one_task(load(config_file=config, home=home.path)))
+        first, second = doctor.memories(home, str(config))
+    assert (first.status, first.finding) == ("ok", "answers; all that ended is there")
+    assert "it does not offer batch_store_memories" in second.finding
+    assert second.finding.endswith("; 1 that ended are not there yet")
+    assert doctor.memories(home) == []
+
+
+async def one_task(settings: Settings) -> None:
+    """Run one, with all that belongs to it."""
+    async with Router.open(settings) as router:
+        await pool_execute(router, task_type="echo", payload={})
 
 
 def test_a_client_gets_its_command() -> None:

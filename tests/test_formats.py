@@ -413,3 +413,15 @@ def test_what_was_discovered_is_a_table() -> None:
     assert "not asked" in first and "x, y" in first and "~/.cursor/mcp.json" in first
     assert "http://h/mcp" in second and second.count("yes") == 2
     assert "Nothing was found" in render("pool_discover", {"found": []}, "table", 80, False)
+
+
+def test_what_memories_found_stands_below_the_tasks() -> None:
+    """Each with its source; nothing that a terminal would obey."""
+    memories = [
+        {"source": "akosha", "text": "quince \x1b[31mred", "task_id": "t_1", "error": None},
+        {"source": "session-buddy", "text": None, "task_id": None, "error": "it takes no connection"},
+    ]
+    data = {"tasks": [], "next_cursor": None, "memories": memories}
+    text = render("pool_search", data, "table", 100, False)
+    assert "No task matches." in text and "akosha" in text and "it takes no connection" in text
+    assert "\x1b[31m" not in text

@@ -240,3 +240,26 @@ def test_an_agent_that_cannot_be_names_what_is_wrong(tmp_path: Path, text: str, 
     file = written(tmp_path, f"agents: {text}\n")
     refused = refusal(config_file=file)
     assert said in str(refused) and str(file) in refused.message
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"akosha_token_secret": "far"}, "must have 'far', the token for akosha_url, under secrets"),
+        (
+            {
+                "session_buddy_token_secret": "far",
+                "session_buddy_pool_url": "http://buddy.example.org/mcp",
+                "secrets": {"far": {"env": "FAR"}},
+            },
+            "must be an https:// URL",
+        ),
+    ],
+    ids=["no such secret", "not encrypted"],
+)
+def test_a_memorys_token_is_a_secret_that_travels_encrypted(
+    home: Path, keys: dict[str, Any], said: str
+) -> None:
+    """What is wrong is said when the configuration is read."""
+    with pytest.raises(PoolsError, match=said):
+        Settings(home=home, **keys)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
-from mcp_pools.models import Status, TaskPage
+from mcp_pools.models import RecallPage, Status, TaskPage
 from mcp_pools.tool import tool
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ async def pool_search(
     since: Annotated[datetime | None, "Only those created then or later (RFC 3339)."] = None,
     limit: Annotated[int, Ge(1), Le(100), "Tasks at most."] = 20,
     cursor: Annotated[str | None, "The last answer's next_cursor; all else the same."] = None,
-) -> TaskPage:
+) -> TaskPage | RecallPage:
     """Find tasks, newest first, by words in their type, payload, output, error and result; all
     words must be there, the last may be a beginning. Values under headers, env and stdin are not
     searched. Longer results are left out: pool_task has them.

@@ -31,9 +31,9 @@ def task(data: Record) -> Page:
 
 
 def tasks(data: Record) -> Page:
-    """Tasks that were found, one a row."""
+    """Tasks that were found, one a row, and what memories found."""
     if not data["tasks"]:
-        return [Words("No task matches.")]
+        return [Words("No task matches."), *_memories(data)]
     columns = [
         Column("task", wraps=True),
         Column("status"),
@@ -58,7 +58,16 @@ def tasks(data: Record) -> Page:
     blocks: Page = [Grid(columns, rows)]
     if data.get("next_cursor"):
         blocks.append(Facts([("more", f"--cursor {data['next_cursor']}")]))
-    return blocks
+    return blocks + _memories(data)
+
+
+def _memories(data: Record) -> Page:
+    rows: list[list[Cell]] = [
+        [each["source"], each.get("task_id") or "", shorten(each.get("text") or each.get("error") or "")]
+        for each in data.get("memories") or []
+    ]
+    columns = [Column("memory"), Column("task", wraps=True, drop=1), Column("says", wraps=True)]
+    return [Grid(columns, rows, "memories")] if rows else []
 
 
 def _gist(data: Record) -> str:

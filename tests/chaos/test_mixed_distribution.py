@@ -14,7 +14,7 @@ from served import Server
 from waiting import until
 
 from mcp_pools import Router, Settings
-from mcp_pools.adapters import mcp
+from mcp_pools.profiles import federation
 from mcp_pools.tools import pool_distribute, pool_register
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +57,7 @@ def kill_the_cluster(_peer, world) -> None:
 )
 async def test_every_item_has_an_outcome(world, peer, tmp_path, monkeypatch, kill, dying, attempts) -> None:
     """What ran where it died failed for that, or was run again; everything else is done, once."""
-    monkeypatch.setattr(mcp, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(federation, "_GRACE_SECONDS", 0.5)
     world.trouble = Trouble()
     async with Router.open(Settings(home=tmp_path / "home")) as router:
         await pool_register(router, name="near", type="local", max_workers=2)
