@@ -226,8 +226,9 @@ async def test_a_rate_lets_the_next_one_start_by_itself(
         assert [end.status for end in ends] == ["completed"] * 5
         events = [event for _, event in await router.registry.store.events()]
         starts = [event.at for event in events if event.kind == "task.started"]
-        assert len(starts) == 5 and starts[2] - starts[0] > 0.2
-        assert all(later - earlier > 0.2 for earlier, later in pairwise(starts[2:]))
+        # Two may start at once; each later one a quarter of a second after the one before it could have.
+        assert len(starts) == 5
+        assert all(starts[nth] - starts[0] > (nth - 1) / 4 - 0.05 for nth in range(2, 5))
 
 
 async def test_a_caller_over_its_rate_is_overtaken(open_router: Any) -> None:
