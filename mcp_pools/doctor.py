@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Verdict = Literal["ok", "warning", "failed"]
 
 EXTRAS: Final = {
-    "kubernetes": ("kr8s", "lightkube"),
+    "kubernetes": ("httpx",),
     "postgres": ("psycopg",),
     "dask": ("distributed",),
     "ray": ("ray",),
