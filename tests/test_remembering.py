@@ -327,12 +327,12 @@ async def test_one_that_is_never_answered_does_not_hold_the_others_up(
     remembered: Any, buddy: SessionBuddy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A text that the server dies over is passed over like one that it refuses."""
-    monkeypatch.setattr("mcp_pools.memories.session_buddy.CALL_SECONDS", 0.2)
+    monkeypatch.setattr("mcp_pools.memories.session_buddy.CALL_SECONDS", 0.4)
     stuck = threading.Event()
     buddy.fault = lambda text: (stuck.wait(20), "late")[1] if "poison" in text else None
     async with remembered(buddy) as router:
         bad, good = await ran(router, "poison", "good")
-        await until(lambda: buddy.ids == [good], "the other arrived")
+        await until(lambda: good in buddy.ids, "the other arrived")
         await until(lambda: "memory.refused" in caplog.text and bad in caplog.text, "it was passed over")
         stuck.set()
 
