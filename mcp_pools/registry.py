@@ -259,6 +259,7 @@ class Registry:
             refused = error if isinstance(error, PoolsError) else None
         else:
             pool.adapter, pool.health, pool.reason = adapter, "healthy", None
+            await pool.check()  # one that opens may still be ill: its server is away, say
             pool.resize()
             self._offers(pool)
         self._noted(pool, before)

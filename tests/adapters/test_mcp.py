@@ -233,6 +233,13 @@ async def test_a_peer_that_is_this_very_home_is_refused(start) -> None:
     assert [pool["name"] for pool in listed["pools"]] == ["local"]
 
 
+async def test_a_peer_that_is_away_is_said_at_once(tmp_path) -> None:
+    """By the pool's own status, when it is registered; it may come later."""
+    async with Router.open(Settings(home=tmp_path / "home")) as router:
+        pool = await pool_register(router, name="far", type="mcp", endpoint="http://127.0.0.1:9/mcp")
+        assert pool.status == "failed"
+
+
 async def test_a_loop_of_two_homes_is_refused(start) -> None:
     """Each delegates to the other alone: the task goes as deep as `max_depth`, and fails with that code."""
     one = start("one")
