@@ -25,6 +25,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("mcp-pools")
 
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two test processes a core: what a test does, it spends half of the time waiting for."""
+    return 2 * (os.cpu_count() or 1)
+
+
 OpenRouter = Callable[..., AbstractAsyncContextManager[Router]]
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 
