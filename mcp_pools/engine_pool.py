@@ -74,6 +74,7 @@ class EnginePool:
         self._told_size = 0
         self._trouble: str | None = "its link is not there yet"
         self._writer: asyncio.StreamWriter | None = None
+        self._leaving = False
 
     @asynccontextmanager
     async def run(self, sink: Sink, orphans: Sequence[Launch]) -> AsyncIterator[None]:
@@ -169,7 +170,6 @@ class EnginePool:
 
     async def _listen(self, reader: asyncio.StreamReader, process: asyncio.subprocess.Process) -> None:
         """Hear the link, and the one after it, until the pool leaves."""
-        self._leaving = False
         while True:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:

@@ -17,7 +17,7 @@ import importlib
 import os
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -29,10 +29,14 @@ from mcp_pools.worker_process import MARK
 _LOOK_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 4.0
 """How long an engine may take to say how it is."""
+_FAILURES: Final = 5
+"""How often in a row an engine may fail to do so before another link is to try."""
 _STOP_SECONDS: Final = 30.0
 """How long the end of a launch that is to be stopped is waited for."""
 _AGAIN_SECONDS: Final = 1.0
 _LEAVE_SECONDS: Final = 10.0
+_CANCEL_SECONDS: Final = 2.0
+"""How long tasks may take to end: an engine's library may hold on to its own."""
 
 
 class Link:
@@ -55,13 +59,14 @@ class Link:
         """Until the owner leaves, or has gone."""
         async with self._engine.life(self._heard):
             self._send(["ready", await self._engine.capacity()])
+            obeying = asyncio.create_task(self._obey(reader))
             looking = asyncio.create_task(self._look_after())
             try:
-                await self._obey(reader)
-                if self._embedded:
+                await asyncio.wait([obeying, looking], return_when=asyncio.FIRST_COMPLETED)
+                if self._embedded and obeying.done():
                     await self._end_all()
             finally:
-                looking.cancel()
+                await _ended([obeying, looking, *self._stopping.values(), *self._carried.values()])
 
     async def _obey(self, reader: asyncio.StreamReader) -> None:
         while True:
@@ -151,18 +156,34 @@ class Link:
     # How the engine is.
 
     async def _look_after(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    now: tuple[str, Any] = ("capacity", await self._engine.capacity())
-            except TimeoutError:
-                now = ("trouble", f"it did not answer within {_ANSWER_SECONDS:g} s")
-            except Exception as error:
-                now = ("trouble", f"{type(error).__name__}: {error}")
+        """Say when the engine is another; returns when it has been away for so long that this connection
+        will not see it again.
+        """
+        failures = 0
+        while failures < _FAILURES:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = await self._look()
+            failures = 0 if now[0] == "capacity" else failures + 1
             if now != self._told:
                 self._told = now
                 self._send(list(now))
-            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _look(self) -> tuple[str, Any]:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return "capacity", await self._engine.capacity()
+        except TimeoutError:
+            return "trouble", f"it did not answer within {_ANSWER_SECONDS:g} s"
+        except Exception as error:
+            return "trouble", f"{type(error).__name__}: {error}"
+
+
+async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they have ended: what they see through goes on without them."""
+    for task in (tasks := list(tasks)):
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
 
 
 def _end_here(attempt_id: str) -> None:

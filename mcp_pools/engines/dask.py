@@ -14,6 +14,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import distributed
 from distributed import Client, LocalCluster, Queue
@@ -25,6 +26,7 @@ from mcp_pools.engine import Heard, Lost, Unusable
 from mcp_pools.engine_worker import Stint
 
 _CONNECT_SECONDS: Final = 10
+_PORT: Final = 8786
 _SAYINGS: Final = 256
 """How much of what a launch says the scheduler keeps, in batches, while nobody takes it."""
 _BATCH_SECONDS: Final = 2.0
@@ -108,6 +110,8 @@ class Dask:
         async with contextlib.AsyncExitStack() as stack:
             if self._endpoint is None:
                 self._cluster = await stack.enter_async_context(self._own_cluster())
+            else:
+                await _knock(self._endpoint)
             self._client = await stack.enter_async_context(
                 Client(
                     self._endpoint or self._cluster,
@@ -200,27 +204,41 @@ class Dask:
         result = asyncio.ensure_future(_result(future))
         try:
             await asyncio.wait([result, watching], return_when=asyncio.FIRST_COMPLETED)
-            if not result.done():
-                raise Lost(f"The Dask worker {worker.result()} that ran it has gone.")
-            said = result.result()
-            if said is not None:
-                await asyncio.wait([listening], timeout=_LAST_WORDS_SECONDS)
-                return Outcome(*said)
-            if attempt_id in self._withdrawn or await ticket.get(batch=True):
-                return None
-            raise Lost("The Dask worker that ran it has gone.")
+            outcome = await self._outcome(attempt_id, result, listening, ticket)
         finally:
             for task in (listening, watching, result):
                 task.cancel()
             self._under_way.discard(attempt_id)
+        await self._forget(attempt_id, future, ticket, says)  # not when it is only we who leave
+        if isinstance(outcome, Lost):
+            raise outcome
+        return outcome
+
+    async def _outcome(
+        self,
+        attempt_id: str,
+        result: asyncio.Future[list[Any] | None],
+        listening: asyncio.Task[None],
+        ticket: Any,
+    ) -> Outcome | Lost | None:
+        said = result.result() if result.done() else None
+        if said is not None:
+            await asyncio.wait([listening], timeout=_LAST_WORDS_SECONDS)
+            return Outcome(*said)
+        if self._client.status != "running":
+            return Lost("The Dask scheduler has gone; it may have run, in part or in whole.")
+        if attempt_id in self._withdrawn or await ticket.get(batch=True):
             self._withdrawn.discard(attempt_id)
-            await self._forget(attempt_id, future, ticket, says)
+            return None
+        return Lost("The Dask worker that ran it has gone.")
 
     async def _forget(self, attempt_id: str, future: Any, *queues: Any) -> None:
-        """Leave nothing of a launch at the scheduler."""
+        """Leave nothing of a launch at the scheduler, unless all has gone with it."""
+        if self._client.status != "running":
+            return
         for queue in queues:
             queue.close()
-        with contextlib.suppress(OSError, TimeoutError):
+        with contextlib.suppress(OSError):
             await self._client.unpublish_dataset(_name(attempt_id))
             await self._client.cancel([future], force=True)
 
@@ -253,6 +271,15 @@ class Dask:
         else:
             await self._client.run(stop, attempt_id, on_error="ignore")
         ticket.close()
+
+
+async def _knock(endpoint: str) -> None:
+    """See whether somebody listens: Dask's own client would go on trying until its time is over."""
+    parts = urlsplit(endpoint if "://" in endpoint else f"tcp://{endpoint}")
+    if parts.scheme in ("tcp", "tls"):
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or _PORT)
+        writer.close()
 
 
 async def _result(future: Any) -> list[Any] | None:
