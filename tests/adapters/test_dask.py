@@ -14,6 +14,7 @@ from machine import machine_of
 from parts import require_module
 from stage import HERE, Stage, carrying, children, end, lines, until
 
+from mcp_pools import plugins
 from mcp_pools.adapter import Returned, Surroundings
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import PoolSpec
@@ -199,6 +200,13 @@ async def test_a_launch_that_an_owner_never_asked_for_goes_back(stage) -> None:
     second.launched = orphans
 
 
+async def test_large_payloads_and_results_come_through(stage) -> None:
+    """Both ways."""
+    async with stage().open() as pool:
+        ended = await pool.run("size", {"text": "y" * (1 << 20), "give": 3 << 20})
+        assert json.loads(ended.result) == {"got": 1 << 20, "text": "x" * (3 << 20)}
+
+
 async def test_a_worker_may_use_so_much_memory(stage) -> None:
     """As those of a local pool."""
     async with stage(memory=256 << 20).open() as pool:
@@ -252,6 +260,15 @@ async def test_a_cluster_whose_workers_lack_mcp_pools_is_refused(tmp_path) -> No
     with cluster(1, tmp_path) as (address, _):
         refused = await opened(address, tmp_path)
     assert refused.code == "invalid_payload" and "pip install mcp-pools==" in refused.next
+
+
+def test_without_the_extra_the_refusal_names_the_command(monkeypatch) -> None:
+    """No library, no pool."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "mcp_pools.adapters.dask", raising=False)
+    with pytest.raises(PoolsError) as refused:
+        plugins.adapter("dask")
+    assert "pip install 'mcp-pools[dask]'" in refused.value.next
 
 
 def test_an_option_that_there_is_not_is_refused(address, tmp_path) -> None:
