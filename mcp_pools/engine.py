@@ -62,6 +62,13 @@ class Engine(Protocol):
         """An embedded cluster is wanted to have so many workers; a foreign one is left as it is."""
 
 
+async def knock(host: str, port: int, seconds: float) -> None:
+    """See whether somebody listens: an engine's own client may go on trying for minutes. Raises `OSError`."""
+    async with asyncio.timeout(seconds):
+        _, writer = await asyncio.open_connection(host, port)
+    writer.close()
+
+
 async def receive(reader: asyncio.StreamReader) -> tuple[list[Any], bytes]:
     """The next packet: a header in JSON and a body. Raises `asyncio.IncompleteReadError` at the end."""
     sizes = await reader.readexactly(2 * _HEAD_BYTES)

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, Queue
 import mcp_pools
 from mcp_pools import engine_worker
 from mcp_pools.carrier import Outcome
-from mcp_pools.engine import Heard, Lost, Unusable
+from mcp_pools.engine import Heard, Lost, Unusable, knock
 from mcp_pools.engine_worker import Stint
 
 _CONNECT_SECONDS: Final = 10
@@ -111,7 +111,9 @@ class Dask:
             if self._endpoint is None:
                 self._cluster = await stack.enter_async_context(self._own_cluster())
             else:
-                await _knock(self._endpoint)
+                parts = urlsplit(self._endpoint if "://" in self._endpoint else f"tcp://{self._endpoint}")
+                if parts.scheme in ("tcp", "tls"):
+                    await knock(parts.hostname or "", parts.port or _PORT, _CONNECT_SECONDS)
             self._client = await stack.enter_async_context(
                 Client(
                     self._endpoint or self._cluster,
@@ -271,15 +273,6 @@ class Dask:
         else:
             await self._client.run(stop, attempt_id, on_error="ignore")
         ticket.close()
-
-
-async def _knock(endpoint: str) -> None:
-    """See whether somebody listens: Dask's own client would go on trying until its time is over."""
-    parts = urlsplit(endpoint if "://" in endpoint else f"tcp://{endpoint}")
-    if parts.scheme in ("tcp", "tls"):
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            _, writer = await asyncio.open_connection(parts.hostname, parts.port or _PORT)
-        writer.close()
 
 
 async def _result(future: Any) -> list[Any] | None:

@@ -6,13 +6,12 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from conformance import Conformance
+from engine_suite import EngineConformance, links, parent, waiting
 from machine import machine_of
 from parts import require_module
-from stage import HERE, Stage, carrying, children, end, lines, until
+from stage import HERE, Stage, carrying, end, lines, until
 
 from mcp_pools import plugins
 from mcp_pools.adapter import Returned, Surroundings
@@ -20,8 +19,6 @@ from mcp_pools.errors import PoolsError
 from mcp_pools.models import PoolSpec
 
 pytestmark = pytest.mark.anyio
-
-ALONE = "a Dask task is one launch: no other lies behind it"
 
 
 @contextmanager
@@ -53,13 +50,8 @@ def on(endpoint, spec, surroundings):
     return DaskPool(replace(spec, endpoint=endpoint), surroundings)
 
 
-class TestDask(Conformance):
+class TestDask(EngineConformance):
     """Tasks of a cluster, as any other launches."""
-
-    ahead = 1
-    burst = 4
-    short = 4
-    warm = 1
 
     @pytest.fixture(autouse=True)
     def _on_the_cluster(self, address):
@@ -68,54 +60,6 @@ class TestDask(Conformance):
     def make(self, spec, surroundings):
         """A pool on the cluster."""
         return on(self.address, spec, surroundings)
-
-    async def test_a_launch_that_has_not_started_can_be_cancelled(self, stage, tmp_path) -> None:
-        """The cluster has no thread for it, so it never runs."""
-        payload = {"until": str(tmp_path / "go"), "to": str(tmp_path / "taken"), "word": "taken"}
-        async with stage().open() as other, stage(size=(1, 1)).open() as pool:
-            for _ in range(2):
-                await other.start("wait", payload)
-            await until(lambda: len(lines(tmp_path / "taken")) == 2)
-            attempt = await pool.start("echo", {"to": str(tmp_path / "marks"), "word": "ran"})
-            await pool.pool.cancel(attempt)
-            assert (await pool.end(attempt)).code == "cancelled"
-            (tmp_path / "go").touch()
-            for launch in other.launched:
-                await other.end(launch.attempt_id)
-            assert not lines(tmp_path / "marks")
-
-    async def test_cancelling_the_running_one_spares_those_behind_it(self) -> None:
-        """Nothing lies behind."""
-        pytest.skip(ALONE)
-
-    async def test_stopping_ends_everything(self, stage, tmp_path) -> None:
-        """Of what runs here; what runs on the cluster goes on, and the next owner has its result."""
-        first = stage(size=(1, 1))
-        async with first.open() as pool:
-            payload = {"to": str(tmp_path / "marks"), "word": "ran", "until": str(tmp_path / "go")}
-            attempt = await pool.start("wait", payload)
-            await until(lambda: lines(tmp_path / "marks"))
-        orphans, first.launched = first.launched, []
-        second = stage(size=(1, 1))
-        async with second.open(orphans=orphans) as pool:
-            (tmp_path / "go").touch()
-            assert json.loads((await pool.end(attempt)).result) == "waited"
-        second.launched = orphans
-        assert lines(tmp_path / "marks") == ["ran"]
-
-    async def orphan(self, stage):
-        """As the suite's, from one pool for all."""
-        if not hasattr(self, "ran"):
-            async with (other := stage()).open() as pool:
-                for _ in range(3):
-                    await pool.run("echo")
-            self.ran = other.launched
-        return replace(self.ran[len(self.ran) - 1 - self.given()], worker="nobody-1-00000000")
-
-    def given(self):
-        """How many orphans were given before."""
-        self.count = getattr(self, "count", -1) + 1
-        return self.count
 
 
 @pytest.fixture
@@ -132,26 +76,6 @@ def stage(address, tmp_path):
     for each in made:
         each.assert_one_outcome_each()
         assert not carrying(f"t_{each._tag}")
-
-
-async def waiting(pool, tmp_path):
-    """A launch that runs until the file `go` is there."""
-    payload = {"to": str(tmp_path / "marks"), "word": "ran", "until": str(tmp_path / "go")}
-    attempt = await pool.start("wait", payload)
-    await until(lambda: lines(tmp_path / "marks") and pool.of(attempt))
-    return attempt
-
-
-def parent(pid):
-    """The parent of a process."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def links():
-    """The links of this process."""
-    return [
-        pid for pid in children(os.getpid()) if b"mcp_pools.link" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
 
 
 async def test_a_worker_that_dies_is_an_error_and_its_launch_does_not_run_again(stage, tmp_path) -> None:
