@@ -70,6 +70,8 @@ class _Kept:
     stopped: bool = False
     over: bool = False
     outcome: list[Any] | None = None
+    lost: str = ""
+    """Why nobody will ever tell its outcome, in words."""
     said: deque[Said] = field(default_factory=deque)
     printed_bytes: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -103,10 +105,8 @@ class Keeper:
         try:
             kept.outcome = await kept.task
         except Exception as error:  # Ray's word on a task that it lost, or that nobody may run
-            kept.outcome = None
             if kept.begun:
-                words = f"The Ray worker that ran it has gone ({type(error).__name__})."
-                kept.outcome = list(Outcome("worker_lost", message=words, retryable=True))
+                kept.lost = f"The Ray worker that ran it has gone ({type(error).__name__})."
         kept.over, kept.task = True, None
         kept.changed.set()
         try:
@@ -135,11 +135,11 @@ class Keeper:
         kept.changed.set()
         return kept.stopped
 
-    async def take(self, attempt_id: str, seconds: float) -> tuple[str, list[Said], list[Any] | None]:
-        """What a launch has said since: `goes on`, or `over` with its outcome, or `unknown`."""
+    async def take(self, attempt_id: str, seconds: float) -> tuple[str, list[Said], Any]:
+        """What a launch has said since: `goes on`, or `over` with its outcome, or `lost` with words."""
         kept = self._kept.get(attempt_id)
         if kept is None:
-            return "unknown", [], None
+            return "lost", [], "The Ray cluster does not know it; it may have run, in part or in whole."
         if not kept.said and not kept.over:
             kept.changed.clear()
             try:
@@ -148,6 +148,8 @@ class Keeper:
             except TimeoutError:
                 pass
         said, kept.said, kept.printed_bytes = list(kept.said), deque(), 0
+        if kept.lost:
+            return "lost", said, kept.lost
         return ("over", said, kept.outcome) if kept.over else ("goes on", said, None)
 
     async def stop(self, attempt_id: str) -> None:
@@ -165,6 +167,14 @@ class Keeper:
         """Its outcome was taken."""
         if (kept := self._kept.get(attempt_id)) is not None:
             kept.taken.set()
+
+
+def keeper() -> Any:
+    """The cluster's keeper; made when there is none yet. The process must be connected to it."""
+    made = ray.remote(Keeper).options(
+        name=_KEEPER, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0
+    )
+    return made.remote()
 
 
 # In the link.
@@ -209,10 +219,7 @@ class Ray:
         ray.init("local", num_cpus=1, namespace=_NAMESPACE, include_dashboard=False, log_to_driver=False)
 
     async def _find_keeper(self) -> None:
-        made = ray.remote(Keeper).options(
-            name=_KEEPER, namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0
-        )
-        self._keeper = made.remote()
+        self._keeper = keeper()
         try:
             found = await self._ask("version")
         except ray.exceptions.RayActorError as error:
@@ -254,9 +261,9 @@ class Ray:
                 raise Lost("Its keeper on the Ray cluster has gone; it may have run.") from None
             for kind, data in said:
                 self._heard(attempt_id, kind, data)
-        if state == "unknown":
-            raise Lost("The Ray cluster does not know it any more; it may have run, in part or in whole.")
         await self._ask("forget", attempt_id)
+        if state == "lost":
+            raise Lost(outcome)
         return None if outcome is None else Outcome(*outcome)
 
     async def stop(self, attempt_id: str) -> None:

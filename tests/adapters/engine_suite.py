@@ -2,7 +2,9 @@
 
 import json
 import os
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,40 @@ pytestmark = pytest.mark.anyio
 ALONE = "a task of an engine is one launch: no other lies behind it"
 
 
+ORDINARY = (
+    "test_a_result_comes_back_as_it_was",
+    "test_a_launch_is_started_before_it_ends",
+    "test_an_exception_is_a_task_error_with_its_words",
+    "test_a_handler_that_is_not_there_is_a_task_error",
+    "test_progress_and_output_arrive_in_order_before_the_end",
+    "test_a_running_launch_can_be_cancelled",
+    "test_cancelling_what_is_unknown_or_over_does_nothing",
+    "test_a_launch_that_runs_over_its_timeout_is_ended",
+    "test_slots_given_back_are_free_again",
+    "test_a_pool_never_reserves_more_than_it_may_hold",
+    "test_a_fresh_pool_is_healthy",
+    "test_a_burst_of_short_launches_all_end_and_run_once",
+    "test_a_long_launch_does_not_hold_up_short_ones",
+)
+"""Cases for any pool that has just been opened with room for two; the same one does for all of them."""
+
+
+class Opened:
+    """Stands for a fixture `stage` whose pools are all the same one, which is open already."""
+
+    def __init__(self, pool):
+        self.pool = pool
+
+    def __call__(self, **_):
+        """The pool."""
+        return self
+
+    @asynccontextmanager
+    async def open(self):
+        """The pool, as it is."""
+        yield self.pool
+
+
 class EngineConformance(Conformance):
     """Tasks of a cluster with room for two, as any other launches."""
 
@@ -21,6 +57,15 @@ class EngineConformance(Conformance):
     burst = 4
     short = 4
     warm = 1
+
+    async def test_the_ordinary_cases(self, stage, tmp_path) -> None:
+        """On one pool: a link takes the better part of a second to have its library."""
+        async with stage(size=(2, 2)).open() as pool:
+            for name in ORDINARY:
+                case = getattr(Conformance, name)
+                given = {"tmp_path": tmp_path / name} if "tmp_path" in signature(case).parameters else {}
+                (tmp_path / name).mkdir()
+                await case(self, Opened(pool), **given)
 
     async def test_a_launch_that_has_not_started_can_be_cancelled(self, stage, tmp_path) -> None:
         """The cluster has no thread for it, so it never runs."""
@@ -89,3 +134,7 @@ def links():
     return [
         pid for pid in children(os.getpid()) if b"mcp_pools.link" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+for name in ORDINARY:
+    setattr(EngineConformance, name, None)  # not once more, each on a pool of its own
