@@ -1,17 +1,20 @@
 """Tasks on a Ray cluster: the suite of all pool types, and what befalls workers and links."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 from engine_suite import EngineConformance, links, parent, waiting
 from machine import machine_of
 from parts import require_module
-from stage import HERE, Stage, carrying, end, lines, until
+from stage import HERE, carrying, end, lines, until
 
 from mcp_pools import plugins
 from mcp_pools.adapter import Surroundings
@@ -49,6 +52,20 @@ def address():
         yield made
 
 
+@pytest.fixture
+def gate(address):
+    """The address where clients from outside the cluster come in."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ["--mode", "specific-server", "--host", "127.0.0.1", "--port", str(port), "--address", address]
+    server = [sys.executable, "-m", "ray.util.client.server", *where]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE), **ACCESS}
+    with subprocess.Popen(server, env=environment, stderr=subprocess.DEVNULL) as process:
+        yield f"ray://127.0.0.1:{port}"
+        process.terminate()
+
+
 @pytest.fixture(autouse=True)
 def access(monkeypatch):
     """This owner has the token."""
@@ -74,49 +91,46 @@ class TestRay(EngineConformance):
         """A pool on the cluster."""
         return on(self.address, spec, surroundings)
 
+    async def test_what_dies_is_an_error_or_goes_on_and_nothing_runs_twice(self, stage, tmp_path) -> None:
+        """A worker takes its launch with it; a link is followed by another that goes on with its own."""
+        async with stage(size=(1, 2)).open() as pool:
+            attempt = await waiting(pool, tmp_path)
+            end(next(iter({parent(pid) for pid in carrying(attempt)} - set(carrying(attempt)))))
+            lost = await pool.end(attempt)
+            assert (lost.code, lost.retryable) == ("worker_lost", True)
+            assert not carrying(attempt) and lines(tmp_path / "marks") == ["ran"]
+            (tmp_path / "marks").unlink()
+            attempt = await waiting(pool, tmp_path)
+            end(links()[0])
+            await until(lambda: pool.pool._trouble is not None)
+            assert (await pool.pool.health())[0] == "unhealthy" and not pool.pool.reserve(1)
+            (tmp_path / "go").touch()
+            assert json.loads((await pool.end(attempt)).result) == "waited"
+            assert lines(tmp_path / "marks") == ["ran"]
 
-@pytest.fixture
-def stage(address, tmp_path):
-    """Makes pools on the cluster; at the end, every launch has had one outcome, and nothing is left."""
-    made = []
+    async def test_without_an_endpoint_the_pool_has_a_cluster_that_ends_with_it(
+        self, stage, tmp_path
+    ) -> None:
+        """Two at a time, whatever CPUs there are."""
+        self.address = None
+        subject = stage(size=(1, 2))
+        async with subject.open() as pool:
+            running = await waiting(pool, tmp_path)
+            assert (await pool.run("echo")).code is None
+        assert [each.code for each in subject.ends(running)] == ["interrupted"]
+        assert not links()
 
-    def build(endpoint=address, **options):
-        make = lambda spec, surroundings: on(endpoint, spec, surroundings)  # noqa: E731
-        made.append(Stage(make, tmp_path / "pool", **options))
-        return made[-1]
-
-    yield build
-    for each in made:
-        each.assert_one_outcome_each()
-        assert not carrying(f"t_{each._tag}")
-
-
-async def test_what_dies_is_an_error_or_goes_on_and_nothing_runs_twice(stage, tmp_path) -> None:
-    """A worker takes its launch with it; a link is followed by another that goes on with its own."""
-    async with stage(size=(1, 2)).open() as pool:
-        attempt = await waiting(pool, tmp_path)
-        end(next(iter({parent(pid) for pid in carrying(attempt)} - set(carrying(attempt)))))
-        lost = await pool.end(attempt)
-        assert (lost.code, lost.retryable) == ("worker_lost", True)
-        assert not carrying(attempt) and lines(tmp_path / "marks") == ["ran"]
-        (tmp_path / "marks").unlink()
-        attempt = await waiting(pool, tmp_path)
-        end(links()[0])
-        await until(lambda: pool.pool._trouble is not None)
-        assert (await pool.pool.health())[0] == "unhealthy" and not pool.pool.reserve(1)
-        (tmp_path / "go").touch()
-        assert json.loads((await pool.end(attempt)).result) == "waited"
-        assert lines(tmp_path / "marks") == ["ran"]
-
-
-async def test_without_an_endpoint_the_pool_has_a_cluster_that_ends_with_it(stage, tmp_path) -> None:
-    """Two at a time, whatever CPUs there are."""
-    subject = stage(None, size=(1, 2))
-    async with subject.open() as pool:
-        running = await waiting(pool, tmp_path)
-        assert (await pool.run("echo")).code is None
-    assert [each.code for each in subject.ends(running)] == ["interrupted"]
-    assert not links()
+    async def test_what_is_discovered_takes_a_distribution(self, gate, home, tmp_path, monkeypatch) -> None:
+        """`mcp-pools discover` opens the pool that the environment names; work is sent there by its type."""
+        monkeypatch.setenv("RAY_ADDRESS", gate)
+        await until(lambda: _answers(gate))
+        with machine_of(home, tmp_path) as machine:
+            found = machine.answer("discover", "--auto-register")["found"]
+            assert ("ray", gate, True) in [(e["type"], e["endpoint"], e["registered"]) for e in found]
+            work = json.dumps({"expression": "x**2", "items": [1, 2, 3, 4, 5]})
+            words = ("-t", "compute", "-s", "map_reduce", "--payload", work, "--pool-filter", "ray")
+            whole = machine.answer("distribute", *words)
+            assert whole["reduced"] == [1, 4, 9, 16, 25] and whole["succeeded"] == 5
 
 
 async def test_a_cluster_that_is_not_there_is_unreachable(tmp_path) -> None:
@@ -137,13 +151,9 @@ def test_without_the_extra_the_refusal_names_the_command(monkeypatch) -> None:
     assert "pip install 'mcp-pools[ray]'" in refused.value.next
 
 
-def test_what_is_discovered_takes_a_distribution(address, home, tmp_path, monkeypatch) -> None:
-    """`mcp-pools discover` opens the pool that the environment names; work is sent there by its type."""
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with machine_of(home, tmp_path) as machine:
-        found = machine.answer("discover", "--auto-register")["found"]
-        assert ("ray", address, True) in [(e["type"], e["endpoint"], e["registered"]) for e in found]
-        work = json.dumps({"expression": "x**2", "items": [1, 2, 3, 4, 5]})
-        words = ("-t", "compute", "-s", "map_reduce", "--payload", work, "--pool-filter", "ray")
-        whole = machine.answer("distribute", *words)
-        assert whole["reduced"] == [1, 4, 9, 16, 25] and whole["succeeded"] == 5
+def _answers(address):
+    """Whether somebody listens there."""
+    with contextlib.suppress(OSError):
+        socket.create_connection((urlsplit(address).hostname, urlsplit(address).port)).close()
+        return True
+    return False
