@@ -26,11 +26,11 @@ LAYERS = {
     "policy addresses definitions secret searchable memory memo adapter store task_type settings "
     "telemetry delegate way ways bearer line profile profiles one_call far_pool client_credentials "
     "home hello detached jsonrpc connection outbox replay processes "
-    "worker_process "
+    "worker_process carrier engine engine_pool engine_worker "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
     "kube frames bundle credentials api informer reasons manifest attempt carriage",
-    2: "plugins present bridge otlp memories stores task_types adapters",
-    3: "worker container commits counting intake pool registry dispatcher history live_distribution "
+    2: "plugins present bridge otlp memories stores task_types adapters engines",
+    3: "worker link container commits counting intake pool registry dispatcher history live_distribution "
     "distributor balancing discovery moves outward following cloud_events remembering recall",
     4: "router",
     5: "tool questions",
@@ -50,10 +50,10 @@ SHARED = (0, 1, 3, 7)
 """Layers whose files may import from each other."""
 PARTS = {"doors", "terminal", "kube"}
 """Folders that are no more than a place: their files have layers of their own."""
-FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles", "memories"}
+FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles", "memories", "engines"}
 MAY = (
     "adapter agents models errors telemetry wire delegate far_pool profiles worker_process "
-    "kube bundle credentials api informer reasons manifest attempt carriage"
+    "kube bundle credentials api informer reasons manifest attempt carriage engine_pool"
 )
 ADAPTERS_MAY_IMPORT = set(MAY.split())
 SPEAKERS = {

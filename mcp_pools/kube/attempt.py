@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mcp_pools.adapter import AdapterEvent, Ended, Launch, Printed, Progressed, Ran, Returned, Started
+from mcp_pools.adapter import AdapterEvent, Ended, Launch, Returned, Started
+from mcp_pools.carrier import heard
 from mcp_pools.kube import reasons
 from mcp_pools.kube.frames import Frame, Reader
 from mcp_pools.kube.manifest import MARGIN_SECONDS, Object
@@ -90,22 +91,14 @@ class Attempt:
 
     def hear(self, frame: Frame) -> AdapterEvent | None:
         """What a frame of its log says; the outcome is kept in `told`."""
-        attempt_id = self.launch.attempt_id
-        if frame.kind == "started":
-            self.started_at = float(frame.fields["at"])
-            return Started(attempt_id, self.started_at)
-        if frame.kind == "printed":
-            return Printed(attempt_id, frame.data)
-        if frame.kind == "progress":
-            return Progressed(attempt_id, *frame.fields)
-        if frame.kind == "ran":
-            began, ended = frame.fields
-            return Ran(attempt_id, began, ended, 0)
         if frame.kind == "part":
             self.result += frame.data
         elif frame.kind == "ended":
             self.told = self._outcome(frame.fields)
-        return None
+        event = heard(self.launch.attempt_id, frame.kind, frame.data)
+        if isinstance(event, Started):
+            self.started_at = event.at
+        return event
 
     def _outcome(self, said: dict[str, Any]) -> Ended:
         attempt_id, result = self.launch.attempt_id, bytes(self.result)

@@ -23,6 +23,7 @@ _OURS: Final = (
     "adapter",
     "addresses",
     "agents",
+    "carrier",
     "errors",
     "filling",
     "models",

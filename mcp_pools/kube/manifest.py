@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from mcp_pools.adapter import Launch, Surroundings
+from mcp_pools.carrier import facts_of
 from mcp_pools.errors import PoolsError, nearest
 from mcp_pools.models import PoolSpec
 
@@ -129,11 +130,9 @@ def secrets(launch: Launch, surroundings: Surroundings, common: Mapping[str, str
 
 
 def _facts(launch: Launch, surroundings: Surroundings, parts: int) -> Object:
-    facts = asdict(launch)
-    del facts["payload"]
     environment = {key: value for key, value in surroundings.environment.items() if key not in _OWN_NAMES}
     return {
-        **facts,
+        **facts_of(launch),
         "parts": [f"payload-{number}" for number in range(parts)],
         "environment": environment,
         "agent": None if surroundings.agent is None else asdict(surroundings.agent),

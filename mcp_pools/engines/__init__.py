@@ -1,0 +1,1 @@
+"""Engines: one module each, imported by the link that speaks to it."""
