@@ -36,7 +36,7 @@ from mcp_pools.present import part_of, part_of_distribution, task_view
 from mcp_pools.registry import IMPLIED, Registry
 from mcp_pools.settings import CallDefaults, Settings, load, working_directory_defaults
 from mcp_pools.store import DistributionRow, Prune, TaskRow
-from mcp_pools.stores.sqlite import needs_owner
+from mcp_pools.stores import needs_owner
 
 WATCH_SECONDS: Final = 2.0
 """How often the pools are asked how they are."""
@@ -489,7 +489,7 @@ def read_only(home: Path, config: str | None) -> AbstractAsyncContextManager[Rou
     `None` when the home holds unfinished tasks or needs migration: it then needs an owner.
     """
     settings = load(config_file=config, home=home)
-    return None if needs_owner(settings.home / "pools.db") else _reading(settings)
+    return None if needs_owner(settings) else _reading(settings)
 
 
 @asynccontextmanager

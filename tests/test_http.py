@@ -466,7 +466,9 @@ def test_an_address_may_leave_out_what_is_usual(text: str, address: tuple[str, i
     assert Address.read(text) == address
 
 
-@pytest.mark.parametrize("text", ["::1:8680", "a:b", "127.0.0.1:99999", "http://localhost:1", "localhost:-1", "a b:1/"])
+@pytest.mark.parametrize(
+    "text", ["::1:8680", "a:b", "127.0.0.1:99999", "http://localhost:1", "localhost:-1", "a b:1/"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     """A URL is none either."""
     with pytest.raises(PoolsError, match="no HOST:PORT"):
