@@ -23,7 +23,8 @@ def store_of(settings: Settings) -> Store:
     require_psycopg()
     from mcp_pools.stores.postgres import PostgresStore
 
-    return PostgresStore(settings.store, settings.home, sync=settings.durable_sync)
+    lease = settings.store_lease_seconds
+    return PostgresStore(settings.store, settings.home, sync=settings.durable_sync, lease=lease)
 
 
 def needs_owner(settings: Settings) -> bool:

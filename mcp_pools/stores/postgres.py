@@ -18,14 +18,13 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool
 
 from mcp_pools.errors import PoolsError
@@ -46,7 +45,14 @@ from mcp_pools.store import (
 from mcp_pools.stores.sql import postgres_rows as sql
 from mcp_pools.stores.sql import postgres_schema as schema
 from mcp_pools.stores.sql import postgres_search as searching
-from mcp_pools.stores.sql.postgres_text import register
+from mcp_pools.stores.sql.postgres_connections import (
+    TakenOver,
+    connected,
+    connections,
+    named,
+    refusal,
+    refusals,
+)
 from mcp_pools.stores.sql.postgres_writes import Job, job_of
 
 log = logging.getLogger(__name__)
@@ -62,28 +68,6 @@ INDEX_SECONDS: Final = 0.4
 
 FLUSH_SECONDS: Final = 5.0
 """How long closing may take for the index."""
-
-PATIENCE_SECONDS: Final = 10.0
-"""How long a read, or a commit, waits for a connection."""
-
-_DEFAULTS: Final = {
-    "application_name": "mcp-pools",
-    "connect_timeout": "5",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "15000",
-}
-"""What a connection is asked for if the URL does not say."""
-
-_SESSION: Final = {
-    "statement_timeout": "30s",
-    "lock_timeout": "10s",
-    # The server ends what a stopped process holds up.
-    "idle_in_transaction_session_timeout": "5s",
-    "default_transaction_isolation": "read committed",
-    "client_encoding": "UTF8",
-}
 
 Answer = TypeVar("Answer")
 Events = list[tuple[int, EventRow]]
@@ -120,7 +104,7 @@ class PostgresStore:
     async def open(self, *, read_only: bool = False) -> None:
         """See `Store.open`. `read_only` takes nothing over and changes nothing."""
         self._loop = asyncio.get_running_loop()
-        self._name, self._pool = named(self._url), connections(self._url, self._sync)
+        self._name, self._pool = named(self._url), connections(self._url, self._sync, READERS + 3)
         try:
             await self._loop.run_in_executor(self._threads, self._connect)
             if not read_only:
@@ -402,17 +386,6 @@ class _Refused(Exception):
     """One change of a batch was refused: apply them one by one to learn which."""
 
 
-class TakenOver(PoolsError):
-    """Another owner has taken the store over; nothing is written here any more."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            "conflict",
-            f"Another owner has taken over the store {name}, because this one's lease had run out.",
-            "End this server and start it again.",
-        )
-
-
 def needs_owner(url: str, home: Path) -> bool:
     """Whether a store must be owned before it can be read: it holds work that has not ended and is nobody's,
     or its schema is not this version's.
@@ -428,57 +401,6 @@ def needs_owner(url: str, home: Path) -> bool:
         return any(db.execute(open_in.format(table)).rowcount for table in ("tasks", "distributions"))
 
 
-def connected(url: str) -> sql.Db:
-    """A connection by itself, to be used as a context."""
-    return psycopg.connect(autocommit=True, **_asked(url))
-
-
-def connections(url: str, sync: str) -> ConnectionPool[sql.Db]:
-    """The pool of connections; it is not open yet."""
-    session = {**_SESSION, "synchronous_commit": "off" if sync == "normal" else "on"}
-    setting = "SELECT " + ", ".join(
-        f"set_config('{key}', '{value}', false)" for key, value in session.items()
-    )
-
-    def configure(db: sql.Db) -> None:
-        db.execute(setting.encode())
-        register(db)
-
-    return ConnectionPool(
-        kwargs={"autocommit": True, **_asked(url)},
-        min_size=1,
-        max_size=READERS + 3,
-        configure=configure,
-        timeout=PATIENCE_SECONDS,
-        num_workers=1,
-        name="store",
-        open=False,
-    )
-
-
-def _asked(url: str) -> dict[str, Any]:
-    return {**_DEFAULTS, **_parsed(url)}
-
-
-def _parsed(url: str) -> dict[str, Any]:
-    try:
-        return conninfo_to_dict(url)
-    except psycopg.ProgrammingError:  # its text may quote the password
-        raise PoolsError(
-            "invalid_payload",
-            "The URL in `store` is not one that PostgreSQL's library understands.",
-            "Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
-        ) from None
-
-
-def named(url: str) -> str:
-    """What the database is called in messages: no user, no password."""
-    known = _parsed(url)
-    host = known.get("host") or known.get("hostaddr") or "localhost"
-    port = f":{known['port']}" if "port" in known else ""
-    return f"postgresql://{host}{port}/{known.get('dbname', '')}"
-
-
 def home_id(home: Path) -> str:
     """What tells a home from all others, on any machine: made once, kept in it."""
     file = home / "store-owner.id"
@@ -492,27 +414,3 @@ def home_id(home: Path) -> str:
 def awake() -> float:
     """Seconds that also pass while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-@contextlib.contextmanager
-def refusals(name: str) -> Iterator[None]:
-    """Turn the database's errors into refusals that say what to do."""
-    try:
-        yield
-    except (psycopg.Error, OSError) as error:
-        raise refusal(error, name) from error
-
-
-def refusal(error: Exception, name: str) -> PoolsError:
-    """What a failure to read or write means to the user."""
-    if isinstance(error, ValueError | OverflowError | psycopg.DataError):
-        hint = "Use valid text and numbers of at most 64 bits."
-        return PoolsError("invalid_payload", f"The store cannot hold this value: {error}.", hint)
-    text = " ".join(str(error).split()).rstrip(".")
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        step = "Let the user create tables in its schema, or name another schema or database."
-    elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-        step = "Name the primary server in `store`, not a standby."
-    else:
-        step = "See that the server runs and the URL in `store` is right; work that was accepted is safe."
-    return PoolsError("conflict", f"The store {name} cannot be used: {text}.", step, retryable=True)
