@@ -281,6 +281,9 @@ class Tally:
 class Store(Protocol):
     """Durable state of one home."""
 
+    lost: bool
+    """Whether another owner has taken it over: nothing is kept through this one any more."""
+
     async def open(self, *, read_only: bool = False) -> None:
         """Migrate, and take the store over for a new owner; `read_only`: only look.
 

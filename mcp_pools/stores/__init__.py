@@ -42,6 +42,14 @@ def needs_owner(settings: Settings) -> bool:
     return postgres.needs_owner(settings.store, settings.home)
 
 
+def contents(url: str) -> str:
+    """What a database holds, in a few words; raises `PoolsError` when it cannot be read."""
+    require_psycopg()
+    from mcp_pools.stores import postgres
+
+    return postgres.contents(url)
+
+
 def require_psycopg() -> None:
     """Raises `PoolsError` `unsupported` without the libraries that PostgreSQL needs."""
     try:

@@ -89,7 +89,7 @@ class PostgresStore:
         self._sync = sync
         self._lease = lease
         self._leased_until = 0.0
-        self._lost = False
+        self.lost = False
         self._epoch = 0
         self._threads = ThreadPoolExecutor(READERS + 1, thread_name_prefix="store-reader")
         self._group: GroupCommit[Job] | None = None
@@ -144,7 +144,8 @@ class PostgresStore:
         """Index the rest, and let the next owner begin at once; without the server both must wait."""
         assert self._pool is not None
         with contextlib.suppress(psycopg.Error):
-            self._flush_index()
+            if not self.lost:
+                self._flush_index()
             with self._pool.connection(FLUSH_SECONDS) as db:
                 schema.leave(db, self._epoch)
 
@@ -157,7 +158,7 @@ class PostgresStore:
 
     async def _keep_lease(self) -> None:
         """Renew it, for as long as the store is open and nobody has taken it over."""
-        while not self._lost:
+        while not self.lost:
             await asyncio.sleep(min(self._lease / 4, 1.0))
             try:
                 await self._loop.run_in_executor(self._threads, self._renew)
@@ -169,8 +170,8 @@ class PostgresStore:
         assert self._pool is not None
         began = awake()
         with self._pool.connection(self._lease / 4) as db:
-            self._lost = not schema.renew(db, self._epoch, self._lease)
-        if not self._lost:
+            self.lost = not schema.renew(db, self._epoch, self._lease)
+        if not self.lost:
             self._leased_until = began + self._lease
 
     # Changes: `commit` runs on the event loop's thread, what follows on the group commit's.
@@ -188,7 +189,7 @@ class PostgresStore:
         """Pass the outcome on; what is kept counts only while the lease holds."""
         if answer.done():
             done.exception()
-        elif (error := done.exception()) is None and not self._lost and awake() < self._leased_until:
+        elif (error := done.exception()) is None and not self.lost and awake() < self._leased_until:
             answer.set_result(done.result())
         elif isinstance(error, TakenOver) and isinstance(change, Update | Updates):
             answer.set_result(False)  # the task is another owner's
@@ -399,6 +400,20 @@ def needs_owner(url: str, home: Path) -> bool:
             return False
         open_in = "SELECT 1 FROM {} WHERE finished_at IS NULL LIMIT 1"
         return any(db.execute(open_in.format(table)).rowcount for table in ("tasks", "distributions"))
+
+
+def contents(url: str) -> str:
+    """What a store holds, in a few words, read without changing anything.
+
+    Raises `PoolsError` when it cannot be reached.
+    """
+    with refusals(named(url)), connected(url) as db:
+        number = schema.version(db)
+        if number is None:
+            return f"{named(url)}: nothing yet; the first task makes it"
+        counted = db.execute("SELECT status, count(*) FROM tasks GROUP BY status ORDER BY status")
+        tasks = ", ".join(f"{count} {status}" for status, count in counted)
+        return f"{named(url)}: version {number}, tasks: {tasks or 'none'}"
 
 
 def home_id(home: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -18,8 +19,9 @@ from stores.conformance import a_task, an_event, ended, keep, opened, started
 from stores.postgres_server import own_schema, served
 from waiting import until
 
-from mcp_pools import Router, Settings
+from mcp_pools import Router, Settings, doctor
 from mcp_pools.errors import PoolsError
+from mcp_pools.home import Home
 from mcp_pools.store import Accept, Change, Happened, PutAffinity
 from mcp_pools.stores import needs_owner, store_of
 from mcp_pools.stores.postgres import PostgresStore
@@ -250,6 +252,34 @@ async def test_a_router_works_on_it(open_router: Any, url: str, home: Path) -> N
         [held] = (await pool_search(router, task_type="hold")).tasks
         assert (await pool_task(router, task_id=held.task_id, wait_seconds=20)).status == "failed"
     assert not needs_owner(settings) and not (home / "pools.db").exists()
+
+
+async def test_a_server_leaves_when_another_home_has_taken_its_store_over(
+    serve: Any, url: str, home: Path, database: psycopg.Connection[Any]
+) -> None:
+    """Until then the console works as on any other store; afterwards it may read, and is told who owns it."""
+    server = serve(store=url, store_lease_seconds="60")
+    assert server.run("execute", "-t", "echo", "--payload", "{}").returncode == 0
+    database.execute("UPDATE owners SET until = now()")
+    async with opened(lambda home: PostgresStore(url, home), another(home)):
+        assert await asyncio.to_thread(server.process.wait, 30) == 0
+        listed = await asyncio.to_thread(server.run, "search", "-f", "json")
+        assert [each["task_type"] for each in json.loads(listed.stdout)["tasks"]] == ["echo"]
+        refused = await asyncio.to_thread(server.run, "execute", "-t", "echo", "--payload", "{}")
+        assert refused.returncode == 1
+        assert f"Process {os.getpid()} on {socket.gethostname()} owns the store" in refused.stderr
+
+
+async def test_the_doctor_looks_at_it(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds; or why it cannot be reached."""
+    monkeypatch.setenv("MCP_POOLS_STORE", url)
+    assert "nothing yet" in doctor.store(Home(home)).finding
+    async with opened(lambda home: PostgresStore(url, home), home) as store:
+        await keep(store, Accept(a_task("t_1")))
+    found = doctor.store(Home(home))
+    assert (found.status, found.finding.partition(": ")[2]) == ("ok", "version 1, tasks: 1 queued")
+    monkeypatch.setenv("MCP_POOLS_STORE", "postgresql://localhost:1/pools")
+    assert doctor.store(Home(home)).status == "failed"
 
 
 async def test_a_second_router_is_refused_by_name(open_router: Any, url: str, home: Path) -> None:
