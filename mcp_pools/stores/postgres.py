@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS: Final = 10.0
 """How long an owner is believed to live after it was last heard of."""
 
-READERS: Final = 3
+READERS: Final = 4
 """Reads at a time."""
 
 INDEX_SECONDS: Final = 0.4
@@ -68,6 +68,8 @@ INDEX_SECONDS: Final = 0.4
 
 FLUSH_SECONDS: Final = 5.0
 """How long closing may take for the index."""
+
+_HOME_ID: Final = "store-owner.id"
 
 Answer = TypeVar("Answer")
 Events = list[tuple[int, EventRow]]
@@ -91,20 +93,23 @@ class PostgresStore:
         self._leased_until = 0.0
         self.lost = False
         self._epoch = 0
-        self._threads = ThreadPoolExecutor(READERS + 1, thread_name_prefix="store-reader")
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="store-lease")  # no search holds it up
         self._group: GroupCommit[Job] | None = None
         self._pool: ConnectionPool[sql.Db] | None = None
         self._beside: list[asyncio.Task[None]] = []
         self._next_commit: asyncio.Future[None] | None = None
         self._touched: set[str] = set()
         """Tasks that were accepted or have ended since texts were last indexed."""
+        self._due: set[str] = set()
+        """Those of the time before, which are indexed next."""
         self.commits = 0
         """Transactions so far."""
 
     async def open(self, *, read_only: bool = False) -> None:
         """See `Store.open`. `read_only` takes nothing over and changes nothing."""
         self._loop = asyncio.get_running_loop()
-        self._name, self._pool = named(self._url), connections(self._url, self._sync, READERS + 3)
+        self._name, self._pool = named(self._url), connections(self._url, self._sync, READERS + 2)
         try:
             await self._loop.run_in_executor(self._threads, self._connect)
             if not read_only:
@@ -124,11 +129,11 @@ class PostgresStore:
 
     def _own(self) -> None:
         assert self._pool is not None
-        self._home_id = home_id(self._home)
         with refusals(self._name), self._pool.connection() as db:
+            home = made_home_id(self._home)
             schema.migrate(db, self._name)
             began = awake()
-            self._epoch = schema.take_over(db, self._name, self._home_id, self._lease)
+            self._epoch = schema.take_over(db, self._name, home, self._lease)
             self._leased_until = began + self._lease
 
     async def close(self) -> None:
@@ -153,6 +158,7 @@ class PostgresStore:
         if self._pool is not None:
             await asyncio.to_thread(self._pool.close)
         self._threads.shutdown()
+        self._keeper.shutdown()
 
     # The lease.
 
@@ -161,7 +167,7 @@ class PostgresStore:
         while not self.lost:
             await asyncio.sleep(min(self._lease / 4, 1.0))
             try:
-                await self._loop.run_in_executor(self._threads, self._renew)
+                await self._loop.run_in_executor(self._keeper, self._renew)
             except psycopg.Error as error:
                 log.warning("The lease of %s cannot be renewed; it is tried again: %s", self._name, error)
         log.error("Another owner has taken over %s: nothing more is kept by this one.", self._name)
@@ -277,14 +283,14 @@ class PostgresStore:
         """Index what was committed, for as long as the store is open."""
         whole = True  # an earlier owner may have left something
         while True:
-            due, self._touched = self._touched, set()
+            self._due, self._touched = self._touched, set()
             await asyncio.sleep(INDEX_SECONDS)
             try:
                 if whole:
                     await self._ask(self._index_all)
                     whole = False
-                if due:
-                    await self._ask(partial(self._index, list(due)))
+                if self._due:
+                    await self._ask(partial(self._index, list(self._due)))
             except PoolsError as error:  # tasks are safe, and are found by filters
                 whole = True
                 log.warning("The index of texts cannot be written; it is tried again: %s", error)
@@ -302,11 +308,11 @@ class PostgresStore:
     def _flush_index(self) -> None:
         """Index the rest when nothing is committed any more; a very long one is left to the next owner."""
         assert self._pool is not None
-        deadline, after = time.monotonic() + FLUSH_SECONDS, 0
+        known = list(self._due | self._touched)
+        deadline = time.monotonic() + FLUSH_SECONDS
         with self._pool.connection(FLUSH_SECONDS) as db:
-            while time.monotonic() < deadline and (entries := searching.behind(db, None, after)):
+            while time.monotonic() < deadline and (entries := searching.behind(db, known)):
                 searching.write(db, entries)
-                after = entries[-1].n
 
     # Reads: on threads, each with a connection of its own.
 
@@ -396,7 +402,7 @@ def needs_owner(url: str, home: Path) -> bool:
     with refusals(named(url)), connected(url) as db:
         if schema.version(db) != len(schema.migrations()):
             return True
-        if schema.owned_elsewhere(db, home_id(home) if home.exists() else ""):
+        if schema.owned_elsewhere(db, home_id(home)):
             return False
         open_in = "SELECT 1 FROM {} WHERE finished_at IS NULL LIMIT 1"
         return any(db.execute(open_in.format(table)).rowcount for table in ("tasks", "distributions"))
@@ -417,13 +423,20 @@ def contents(url: str) -> str:
 
 
 def home_id(home: Path) -> str:
-    """What tells a home from all others, on any machine: made once, kept in it."""
-    file = home / "store-owner.id"
+    """What tells a home from all others, on any machine; nothing of one that never owned a store here."""
+    try:
+        return (home / _HOME_ID).read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def made_home_id(home: Path) -> str:
+    """The same, made if it is not there."""
     with contextlib.suppress(FileExistsError):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(home / _HOME_ID, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as written:
             written.write(os.urandom(16).hex())
-    return file.read_text()
+    return home_id(home)
 
 
 def awake() -> float:
