@@ -19,12 +19,12 @@ def sqlite(home: Path) -> SqliteStore:
 
 
 def postgres(home: Path) -> Any:
-    """PostgreSQL, in a schema of its own on the server that the tests have started."""
-    from stores.postgres_server import own_schema
+    """PostgreSQL, on the server that the tests have started; empty for each new home."""
+    from stores.postgres_server import shared_schema
 
     from mcp_pools.stores.postgres import PostgresStore
 
-    return PostgresStore(own_schema(home), home)
+    return PostgresStore(shared_schema(home), home)
 
 
 def implementations(name: str, make: Make) -> dict[str, Make]:

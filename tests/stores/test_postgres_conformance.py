@@ -15,12 +15,23 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module", autouse=True)
 def server() -> Iterator[str]:
-    """A server for all of them; each test has a schema of its own."""
+    """A server for all of them; one after the other has it to itself."""
     with served() as url:
         yield url
 
 
-@pytest.fixture(params=POSTGRES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All tests on the store itself; with bad luck those of changes, which it is about, once each."""
+    if "implementation" not in metafunc.fixturenames:
+        return
+    function = metafunc.function
+    reads = function.__module__.endswith("search_conformance")
+    repeated = any(mark.args[0] in ("size", "text", "seed") for mark in getattr(function, "pytestmark", ()))
+    names = list(POSTGRES)[:1] if reads or repeated else list(POSTGRES)
+    metafunc.parametrize("implementation", names, indirect=True)
+
+
+@pytest.fixture
 def implementation(request: pytest.FixtureRequest) -> str:
     """A store's name."""
     return str(request.param)
