@@ -7,6 +7,7 @@ over again is safe (`mcp_pools.store`), so that is all that is ever done.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -16,6 +17,8 @@ from mcp_pools import telemetry
 from mcp_pools.errors import PoolsError
 from mcp_pools.store import Change, Store, Update, Updates
 from mcp_pools.telemetry import Meters
+
+log = logging.getLogger(__name__)
 
 Following = tuple[Update, Callable[[], None]]
 """A change, and what follows once it is on disk."""
@@ -100,8 +103,16 @@ class Commits:
         """Do something beside the rest; it ends with the router."""
         task = asyncio.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._over)
         return task
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, PoolsError):  # the store's: it is another owner's, say
+            log.warning("%s", error)
+        elif error is not None:
+            log.error("What was done beside the rest failed.", exc_info=error)
 
     async def end(self) -> None:
         """End what was spawned."""

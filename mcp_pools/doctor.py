@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -55,7 +56,7 @@ def report(config: str | None = None, home: Home | None = None) -> dict[str, Any
         python(),
         system(),
         directory(place),
-        store(place),
+        store(place, config),
         owner(place),
         round_trip(place, config),
         *extras(),
@@ -97,8 +98,13 @@ def directory(home: Home) -> Check:
     return Check("state directory", "ok", said)
 
 
-def store(home: Home) -> Check:
-    """The SQLite file: whether it opens, its version, how many tasks it holds."""
+def store(home: Home, config: str | None = None) -> Check:
+    """The SQLite file, or the server: whether it opens, its version, how many tasks it holds."""
+    from mcp_pools.settings import load
+
+    with suppress(PoolsError):  # a wrong configuration is a finding of its own
+        if (url := load(config_file=config, home=home.path).store) is not None:
+            return _server(url)
     if not home.store.exists():
         return Check("store", "ok", "none yet; the first task makes it")
     try:
@@ -106,6 +112,15 @@ def store(home: Home) -> Check:
     except sqlite3.Error as failure:
         advice = f"Restore {home.store} from a backup, or set MCP_POOLS_HOME to another directory."
         return Check("store", "failed", f"{home.store}: {failure}", advice)
+
+
+def _server(url: str) -> Check:
+    from mcp_pools.stores import contents
+
+    try:
+        return Check("store", "ok", contents(url))
+    except PoolsError as refused:
+        return Check("store", "failed", refused.message, refused.next)
 
 
 def _contents(file: Path) -> str:

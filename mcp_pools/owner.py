@@ -38,6 +38,7 @@ _FAREWELL_SECONDS: Final = 1.0
 _FIRST_CLIENT_SECONDS: Final = 2.0
 """Who started this owner looks for it in steps: it must find it, however short the idle time."""
 _BACKLOG: Final = 128
+_LOOK_SECONDS: Final = 1.0
 
 
 class Works(Protocol):
@@ -45,6 +46,9 @@ class Works(Protocol):
 
     def unfinished(self) -> int:
         """Tasks that are queued, backing off or running."""
+
+    def disowned(self) -> bool:
+        """Whether another has taken its store over."""
 
     def leave(self) -> None:
         """Launch nothing more, and withdraw nothing for those whose calls end now."""
@@ -84,11 +88,13 @@ class Owner:
             asyncio.get_running_loop().add_signal_handler(number, self._leave, signal.Signals(number).name)
         async with self._composition.open_router() as self._router:
             server = await self._listen()
-            idle = asyncio.create_task(self._leave_when_idle())
+            reasons = [self._leave_when_idle(), self._leave_when_disowned()]
+            waiting = [asyncio.create_task(reason) for reason in reasons]
             try:
                 await self._leaving.wait()
             finally:
-                idle.cancel()
+                for each in waiting:
+                    each.cancel()
                 server.close()
                 self._router.leave()
                 await self._end_sessions()
@@ -227,6 +233,12 @@ class Owner:
             else:
                 self._leave("idle")
                 return
+
+    async def _leave_when_disowned(self) -> None:
+        """Leave when another has taken the store over: whoever starts this owner again is told who."""
+        while not self._router.disowned():
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._leave("another owner has taken its store over")
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -24,7 +24,7 @@ from mcp_pools.present import metrics_view
 from mcp_pools.routing import Fleet
 from mcp_pools.secret import read_secret
 from mcp_pools.store import EventRow, Happened, PoolRow, PutPool
-from mcp_pools.stores.sqlite import SqliteStore
+from mcp_pools.stores import store_of
 from mcp_pools.telemetry import Meters, Uncounted
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Registry:
         # Shared by all pools, so that routing compares the sets by identity.
         self._prompted = frozenset({agents.PROMPT})
         self._handled = frozenset(task_types) - self._prompted
-        self.store = SqliteStore(settings.home / "pools.db", sync=settings.durable_sync)
+        self.store = store_of(settings)
         self.fleet = Fleet(settings.max_queue)
         self.meters = Meters() if settings.metrics else Uncounted()
         self.quotas = settings.quotas()

@@ -13,10 +13,9 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 from mcp_pools import plugins, tracing
@@ -34,9 +33,8 @@ from mcp_pools.outward import news_sent, spans_exported
 from mcp_pools.pool import LivePool, LiveTask, ProgressReport
 from mcp_pools.present import part_of, part_of_distribution, task_view
 from mcp_pools.registry import IMPLIED, Registry
-from mcp_pools.settings import CallDefaults, Settings, load, working_directory_defaults
+from mcp_pools.settings import CallDefaults, Settings, working_directory_defaults
 from mcp_pools.store import DistributionRow, Prune, TaskRow
-from mcp_pools.stores.sqlite import needs_owner
 
 WATCH_SECONDS: Final = 2.0
 """How often the pools are asked how they are."""
@@ -114,6 +112,10 @@ class Router:
     def unfinished(self) -> int:
         """Tasks and distributions that have not ended."""
         return len(self.dispatcher.tasks) + len(self.distributor.living)
+
+    def disowned(self) -> bool:
+        """Whether another router has taken the store over: nothing is kept here any more."""
+        return self.registry.store.lost
 
     # Tasks.
 
@@ -481,20 +483,3 @@ class Router:
             await self._start(pool)
         await self.registry.check(pool)
         self.dispatcher.stir(pool)
-
-
-def read_only(home: Path, config: str | None) -> AbstractAsyncContextManager[Router] | None:
-    """A router over the store alone, for reading while nobody owns the home.
-
-    `None` when the home holds unfinished tasks or needs migration: it then needs an owner.
-    """
-    settings = load(config_file=config, home=home)
-    return None if needs_owner(settings.home / "pools.db") else _reading(settings)
-
-
-@asynccontextmanager
-async def _reading(settings: Settings) -> AsyncIterator[Router]:
-    names: dict[str, Any] = dict.fromkeys(plugins.task_type_names(settings))  # nothing runs here
-    registry = Registry(settings, names)
-    async with registry.read():
-        yield Router(settings, registry)

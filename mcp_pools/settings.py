@@ -72,6 +72,8 @@ class Settings(BaseModel):
     """The directory of all state; absolute."""
     store: str | None = Field(None, pattern="^postgres(ql)?://")
     """`postgresql://...`; none: SQLite in `home`."""
+    store_lease_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
+    """With PostgreSQL: how long an owner that is not heard of any more keeps others from taking over."""
 
     pools_enabled: bool = True
     default_pool_type: str = "local"

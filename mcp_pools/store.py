@@ -281,8 +281,11 @@ class Tally:
 class Store(Protocol):
     """Durable state of one home."""
 
-    async def open(self) -> None:
-        """Migrate, and take the store over for a new owner.
+    lost: bool
+    """Whether another owner has taken it over: nothing is kept through this one any more."""
+
+    async def open(self, *, read_only: bool = False) -> None:
+        """Migrate, and take the store over for a new owner; `read_only`: only look.
 
         Raises `PoolsError` `conflict` when the store is of a newer version, cannot be
         written, or is not ours.

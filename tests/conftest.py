@@ -19,6 +19,11 @@ from waiting import until
 
 from mcp_pools import Router, Settings
 
+# Modules that assert and are no tests themselves.
+pytest.register_assert_rewrite(
+    "stores.conformance", "stores.distribution_conformance", "stores.search_conformance"
+)
+
 # How long an example takes says something of the machine, nothing of the code.
 hypothesis.settings.register_profile(
     "mcp-pools", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -33,7 +33,7 @@ LAYERS = {
     3: "worker link container commits counting intake pool registry dispatcher history live_distribution "
     "distributor balancing discovery moves outward following cloud_events remembering recall",
     4: "router",
-    5: "tool questions",
+    5: "tool questions reading",
     6: "tools",
     7: "selection server confirmation tasks_extension task_handles auth peer client reach console flags "
     "output own serve progress "

@@ -13,7 +13,7 @@ from waiting import until
 
 from mcp_pools import Router, Settings
 from mcp_pools.errors import PoolsError
-from mcp_pools.router import read_only
+from mcp_pools.reading import read_only
 from mcp_pools.tools import pool_execute, pool_search, pool_stats, pool_watch
 
 pytestmark = pytest.mark.anyio

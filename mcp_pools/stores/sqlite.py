@@ -98,6 +98,8 @@ class SqliteStore:
         sync: `full` survives power loss; `normal` survives only the end of processes.
     """
 
+    lost = False  # the kernel takes the home's lock from nobody who lives
+
     def __init__(self, path: Path, *, sync: str = "full") -> None:
         self._path = path
         self._sync = sync

@@ -149,7 +149,7 @@ def _from_store(home: Home, hello: Hello, tool: Tool, arguments: dict[str, Any])
     import asyncio
 
     from mcp_pools.models import Caller
-    from mcp_pools.router import read_only
+    from mcp_pools.reading import read_only
 
     async def answer() -> Answer | None:
         opened = read_only(home.path, hello.config)

@@ -29,6 +29,9 @@ class StandInRouter:
     def unfinished(self):
         return self.tasks
 
+    def disowned(self):
+        return False
+
     def leave(self):
         """Nothing is launched here that could be held back."""
 

@@ -18,18 +18,24 @@ def sqlite(home: Path) -> SqliteStore:
     return SqliteStore(home / "pools.db")
 
 
-def sqlite_landing(home: Path) -> Unlucky:
-    """SQLite whose commits land, while the caller often sees a timeout."""
-    return Unlucky(sqlite(home), lands=True)
+def postgres(home: Path) -> Any:
+    """PostgreSQL, on the server that the tests have started; empty for each new home."""
+    from stores.postgres_server import shared_schema
+
+    from mcp_pools.stores.postgres import PostgresStore
+
+    return PostgresStore(shared_schema(home), home)
 
 
-def sqlite_losing(home: Path) -> Unlucky:
-    """SQLite whose commits often fail before they land."""
-    return Unlucky(sqlite(home), lands=False)
+def implementations(name: str, make: Make) -> dict[str, Make]:
+    """A store, and twice the same with bad luck."""
+    return {
+        name: make,
+        f"{name}, landed but timed out": lambda home: Unlucky(make(home), lands=True),
+        f"{name}, failed before it landed": lambda home: Unlucky(make(home), lands=False),
+    }
 
 
-IMPLEMENTATIONS: dict[str, Make] = {
-    "sqlite": sqlite,
-    "sqlite, landed but timed out": sqlite_landing,
-    "sqlite, failed before it landed": sqlite_losing,
-}
+SQLITE = implementations("sqlite", sqlite)
+POSTGRES = implementations("postgres", postgres)
+IMPLEMENTATIONS = SQLITE | POSTGRES

@@ -14,25 +14,20 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from stores.implementations import IMPLEMENTATIONS, Make
+from stores.conformance import *  # noqa: F403
+from stores.conformance import NOW, a_task, an_event, keep, opened
+from stores.distribution_conformance import *  # noqa: F403
+from stores.implementations import IMPLEMENTATIONS, SQLITE, Make
+from stores.search_conformance import *  # noqa: F403
 
-pytest.register_assert_rewrite(
-    "stores.conformance", "stores.distribution_conformance", "stores.search_conformance"
-)
-
-from stores.conformance import *  # noqa: E402, F403
-from stores.conformance import NOW, a_task, an_event, keep, opened  # noqa: E402
-from stores.distribution_conformance import *  # noqa: E402, F403
-from stores.search_conformance import *  # noqa: E402, F403
-
-from mcp_pools.states import TERMINAL  # noqa: E402
-from mcp_pools.store import Accept, RequestCancel, TaskRow, Update  # noqa: E402
+from mcp_pools.states import TERMINAL
+from mcp_pools.store import Accept, RequestCancel, TaskRow, Update
 
 pytestmark = pytest.mark.anyio
 CHANGING = ("status", "attempt", "launch", "worker", "finished_at", "result")
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
+@pytest.fixture(params=SQLITE)
 def implementation(request: pytest.FixtureRequest) -> str:
     """A store's name."""
     return str(request.param)
@@ -166,7 +161,13 @@ class AgainstAModel(RuleBasedStateMachine):
         shutil.rmtree(self.home)
 
 
-def test_a_store_tells_what_a_model_of_the_contract_tells(make: Make) -> None:
+@pytest.fixture
+def examples() -> int:
+    """How many sequences of changes are tried."""
+    return 20
+
+
+def test_a_store_tells_what_a_model_of_the_contract_tells(make: Make, examples: int) -> None:
     """After any sequence of changes, refusals, repetitions and owners."""
     machine = type("Machine", (AgainstAModel,), {"make": staticmethod(make)})
-    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=25))
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=25))
