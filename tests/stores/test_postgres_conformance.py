@@ -20,12 +20,6 @@ def server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def examples() -> int:
-    """Each is many round trips; the model is the same as on the other store."""
-    return 6
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """All tests on the store itself; with bad luck those of changes, which it is about, once each."""
     if "implementation" not in metafunc.fixturenames:
