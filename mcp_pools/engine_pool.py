@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from mcp_pools.adapter import Changed, Ended, Launch, Returned, Sink, Slot, Started, Surroundings
+from mcp_pools.adapter import Changed, Ended, Launch, Returned, Sink, Slot, Started, Surroundings, Waits
 from mcp_pools.carrier import heard
 from mcp_pools.engine import receive, send
 from mcp_pools.engine_worker import brief
@@ -56,6 +56,8 @@ class EnginePool:
     engine: ClassVar[str]
     """The module of `mcp_pools.engines`."""
     options: ClassVar[frozenset[str]] = frozenset()
+    patience: float = 10.0
+    """How long a launch may wait for the engine before that is said, in seconds."""
 
     def __init__(self, spec: PoolSpec, surroundings: Surroundings) -> None:
         for option in spec.options:
@@ -196,7 +198,7 @@ class EnginePool:
 
     def _adopt_all(self) -> None:
         for attempt_id, errand in self._errands.items():
-            self._tell("adopt", attempt_id)
+            self._tell("adopt", attempt_id, errand.launch.timeout)
             if errand.cancelled:
                 self._tell("stop", attempt_id)
 
@@ -283,6 +285,14 @@ class EnginePool:
                 continue
             self._mark(launch.attempt_id).touch()
             self._tell("launch", brief(launch, self._surroundings), body=launch.payload)
+            asyncio.get_running_loop().call_later(self.patience, self._waits, launch.attempt_id)
+
+    def _waits(self, attempt_id: str) -> None:
+        """Say why a launch has not started yet, if it has not."""
+        errand = self._errands.get(attempt_id)
+        if errand is not None and not errand.started:
+            message = f"The cluster has had no free worker for it for {self.patience:g} s."
+            self._sink(Waits(attempt_id, "no_idle_worker", message))
 
     async def cancel(self, attempt_id: str) -> None:
         """See `Adapter.cancel`. The link asks until it is told that nothing runs any more."""

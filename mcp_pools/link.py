@@ -4,7 +4,7 @@ It has the engine's library, its threads and its connection, so that the owner h
 whatever they block, print or break is this process's matter. It ends when its owner does.
 
 From the owner, over the socket DESCRIPTOR: ["open", {"endpoint", "workers", "options"}] first;
-["launch", facts] with the payload, ["adopt", attempt id], ["stop", attempt id], ["workers", how
+["launch", facts] with the payload, ["adopt", attempt id, timeout], ["stop", attempt id], ["workers", how
 many], ["leave"]. To the owner: ["ready", capacity] or ["unusable", message, next] first;
 ["said", attempt id, kind] with the data, ["ended", attempt id, code, message, retryable, details]
 with the result, ["returned", attempt id], ["capacity", how many], ["trouble", words].
@@ -34,6 +34,8 @@ _FAILURES: Final = 5
 _STOP_SECONDS: Final = 30.0
 """How long the end of a launch that is to be stopped is waited for."""
 _AGAIN_SECONDS: Final = 1.0
+_MARGIN_SECONDS: Final = 30.0
+"""How much longer than its timeout a launch may take to be heard of."""
 _LEAVE_SECONDS: Final = 10.0
 _CANCEL_SECONDS: Final = 2.0
 """How long tasks may take to end: an engine's library may hold on to its own."""
@@ -53,6 +55,9 @@ class Link:
         self._carried: dict[str, asyncio.Task[None]] = {}
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
+        self._timeouts: dict[str, float] = {}
+        self._late: set[str] = set()
+        """Launches that are stopped because their worker did not end them in time."""
         self._told: tuple[str, Any] = ("", None)
 
     async def run(self, reader: asyncio.StreamReader) -> None:
@@ -76,8 +81,11 @@ class Link:
                 return
             match header:
                 case ["launch", facts]:
+                    self._timeouts[facts["attempt_id"]] = facts["timeout"]
                     self._see(facts["attempt_id"], self._engine.carry(facts, body), "worker_lost")
-                case ["adopt", attempt_id]:
+                case ["adopt", attempt_id, timeout]:
+                    self._timeouts[attempt_id] = timeout
+                    self._watch(attempt_id)  # it may have started, and nobody says so twice
                     self._see(attempt_id, self._engine.adopt(attempt_id), "interrupted")
                 case ["stop", attempt_id] if attempt_id in self._carried:
                     self._cancelled.add(attempt_id)
@@ -91,7 +99,19 @@ class Link:
 
     def _heard(self, attempt_id: str, kind: str, data: bytes) -> None:
         if attempt_id in self._carried:
+            if kind == "started":
+                self._watch(attempt_id)
             self._send(["said", attempt_id, kind], data)
+
+    def _watch(self, attempt_id: str) -> None:
+        """See to it that a launch does not outlast its timeout, should its worker fail to."""
+        late = self._timeouts[attempt_id] + _MARGIN_SECONDS
+        asyncio.get_running_loop().call_later(late, self._overdue, attempt_id)
+
+    def _overdue(self, attempt_id: str) -> None:
+        if attempt_id in self._carried:
+            self._late.add(attempt_id)
+            self._stop(attempt_id)
 
     def _see(self, attempt_id: str, work: Coroutine[Any, Any, Outcome | None], lost: str) -> None:
         self._carried[attempt_id] = asyncio.create_task(self._seen_through(attempt_id, work, lost))
@@ -114,6 +134,10 @@ class Link:
             return
         cancelled = attempt_id in self._cancelled
         self._cancelled.discard(attempt_id)
+        if attempt_id in self._late and outcome is not None and outcome.code == STOPPED:
+            outcome = self._timed_out(attempt_id)
+        self._late.discard(attempt_id)
+        del self._timeouts[attempt_id]
         if outcome is None and not cancelled:
             self._send(["returned", attempt_id])
             return
@@ -136,15 +160,21 @@ class Link:
         until = asyncio.get_running_loop().time() + _STOP_SECONDS
         while (carried := self._carried.get(attempt_id)) is not None:
             if asyncio.get_running_loop().time() > until:
-                unconfirmed = Outcome("cancelled", message="Cancelled.", details={"confirmed": False})
+                unconfirmed = Outcome("cancelled", message="Cancelled.")
+                if attempt_id not in self._cancelled:
+                    unconfirmed = self._timed_out(attempt_id)
                 carried.cancel()
-                return self._end(attempt_id, unconfirmed)
+                return self._end(attempt_id, unconfirmed._replace(details={"confirmed": False}))
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     await self._engine.stop(attempt_id)
             except Exception:  # noqa: S110 - it is asked again, and whether it is there is seen elsewhere
                 pass
             await asyncio.wait([carried], timeout=_AGAIN_SECONDS)
+
+    def _timed_out(self, attempt_id: str) -> Outcome:
+        message = f"It ran longer than its timeout of {self._timeouts[attempt_id]:g} s."
+        return Outcome("timeout", message=message)
 
     async def _end_all(self) -> None:
         carried = list(self._carried.values())

@@ -223,6 +223,9 @@ class Dask:
         listening: asyncio.Task[None],
         ticket: Any,
     ) -> Outcome | Lost | None:
+        error = result.exception() if result.done() else None
+        if error is not None:  # not even its ticket was looked at, and trying again would help nothing
+            return Lost(f"The Dask worker could not take it: {type(error).__name__}: {error}")
         said = result.result() if result.done() else None
         if said is not None:
             await asyncio.wait([listening], timeout=_LAST_WORDS_SECONDS)

@@ -11,6 +11,8 @@ import pytest
 from conformance import Conformance
 from stage import children, lines, until
 
+from mcp_pools.adapter import Waits
+
 pytestmark = pytest.mark.anyio
 
 ALONE = "a task of an engine is one launch: no other lies behind it"
@@ -74,7 +76,9 @@ class EngineConformance(Conformance):
             for _ in range(2):
                 await other.start("wait", payload)
             await until(lambda: len(lines(tmp_path / "taken")) == 2)
+            pool.pool.patience = 0.01
             attempt = await pool.start("echo", {"to": str(tmp_path / "marks"), "word": "ran"})
+            await until(lambda: pool.of(attempt, Waits))
             await pool.pool.cancel(attempt)
             assert (await pool.end(attempt)).code == "cancelled"
             (tmp_path / "go").touch()
