@@ -600,9 +600,7 @@ def cluster(directory: Path, kind: type[Cluster] = Cluster, **tls: Any) -> Itera
     """
     directory.mkdir(exist_ok=True)
     made = kind(directory)
-    paths = [
-        f"/{root}/namespaces/{{namespace}}/{{kind}}" for root in ("api/v1", "apis/{group}/{version}")
-    ]
+    paths = [f"/{root}/namespaces/{{namespace}}/{{kind}}" for root in ("api/v1", "apis/{group}/{version}")]
     methods = ["GET", "POST", "PATCH", "DELETE"]
     routes = [
         Route(path + end, made.handle, methods=methods)

@@ -1,4 +1,4 @@
-"""A cluster for tests that keeps Deployments, too: their pods are processes at loopback addresses of their own.
+"""A cluster for tests that keeps Deployments, too: their pods are processes, each at a loopback address.
 
 What the recorded cluster does, in small: server-side apply, the scale subresource, an autoscaler that keeps
 a Deployment within its bounds (without metrics, as there), probes, EndpointSlices that say what is
@@ -14,6 +14,7 @@ import copy
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -73,7 +74,9 @@ class WorkersCluster(Cluster):
             return JSONResponse(await self._merge(kind, name, {"spec": {"replicas": replicas}}))
         if request.method == "PATCH" and content.startswith("application/apply-patch"):
             if not request.query_params.get("fieldManager"):
-                raise Refusal(400, "BadRequest", "PatchOptions.meta.k8s.io is invalid: fieldManager: Required")
+                raise Refusal(
+                    400, "BadRequest", "PatchOptions.meta.k8s.io is invalid: fieldManager: Required"
+                )
             return await self._apply(kind, name, json.loads(await request.body()))
         if request.method == "DELETE" and kind == "deployments":
             thing = self._find(kind, name)
@@ -178,7 +181,8 @@ class WorkersCluster(Cluster):
                 with contextlib.suppress(httpx.HTTPError):
                     answer = await client.get(f"http://{address}:{port}{path}")
                     await self._ready(name, deployment, "True" if answer.is_success else "False")
-                await asyncio.sleep(self.fast)
+                pod = self._objects["pods"].get(name)  # one that is ready is not asked so often
+                await asyncio.sleep(self.fast if pod is None or _is_ready(pod) == "False" else 0.5)
 
     async def _ready(self, name: str, deployment: str, status: str) -> None:
         pod = self._objects["pods"].get(name)
@@ -215,6 +219,7 @@ class WorkersCluster(Cluster):
         thing["metadata"]["deletionTimestamp"] = now()
         await self._update("pods", name)
         await self._slice(thing["metadata"]["labels"]["app"])
+        await self._reconcile(thing["metadata"]["labels"]["app"])  # another one does not wait for its end
         pod = self._pods.get(name)
         if pod is not None and pod.process is not None:
             pod.ended = True
@@ -262,13 +267,11 @@ class WorkersCluster(Cluster):
         if not address:
             return super()._started(container, pod)
         mounts = {each["mountPath"]: str(pod.directory / each["name"]) for each in container["volumeMounts"]}
+        known = re.compile(rf"(?<!\w)({'|'.join(mounts)})(?!\w)")
         given = {each["name"]: each.get("value", address) for each in container["env"]}
 
         def inside(word: str) -> str:
-            word = word.replace("$(POD_IP)", address)
-            for path, place in mounts.items():
-                word = word.replace(path, place)
-            return word
+            return known.sub(lambda found: mounts[found[0]], word.replace("$(POD_IP)", address))
 
         argv = [inside(word) for word in container["command"]]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": self.python_path, MARK: pod.name}

@@ -238,11 +238,10 @@ class WorkerPods:
                 pod.looked.set()
                 self._sink(Changed())
                 await pod.over.wait()
-                if pod.gone:
-                    await self._until_gone(pod)
+                if pod.gone and await self._has_gone(pod):
                     await pod.pool.lose()
-        except PoolsError as wrong:
-            pod.wrong = str(wrong)
+        except Exception as wrong:  # it is no such server, or a bug of ours: this pod's matter alone
+            pod.wrong = str(wrong) if isinstance(wrong, PoolsError) else f"it raised {type(wrong).__name__}"
             for launch in orphans:
                 message = "Its owner died, and its pod is none that can be asked; it may have run."
                 self._sink(Ended(launch.attempt_id, "interrupted", message=message, retryable=True))
@@ -250,12 +249,12 @@ class WorkerPods:
             pod.looked.set()
             self._leaving.discard(pod)
 
-    async def _until_gone(self, pod: _Pod) -> None:
-        """An endpoint may go without its pod: what runs there still does. Wait until it does not."""
+    async def _has_gone(self, pod: _Pod) -> bool:
+        """Wait until a pod is no more, for its endpoint may go before it; not when the pool closes first."""
         while pod.pool.taken and await self._is_there(pod.endpoint):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _AGAIN_SECONDS)
-                return
+                return not await asyncio.wait_for(self._closing.wait(), _AGAIN_SECONDS)
+        return not self._closing.is_set()
 
     async def _is_there(self, endpoint: Endpoint) -> bool:
         try:
@@ -273,7 +272,9 @@ class WorkerPods:
         pods = [*self._pods.values(), *self._leaving]
         for pod in pods:
             pod.over.set()
-        await asyncio.gather(*(pod.keeping for pod in pods if pod.keeping is not None))
+        await asyncio.gather(
+            *(pod.keeping for pod in pods if pod.keeping is not None), return_exceptions=True
+        )
         self._pods.clear()
 
     # Places for work.
