@@ -13,7 +13,8 @@ import yaml
 from by_name import Federated, by_name
 from kubernetes_api import cluster
 from kubernetes_workers import WorkersCluster
-from stage import HERE, Stage, lines, until
+from served import Server, modern
+from stage import HERE, lines, until
 from test_mcp import surroundings_of
 
 from mcp_pools import Router, Settings
@@ -22,7 +23,7 @@ from mcp_pools.adapters.kubernetes import kubernetes_pool
 from mcp_pools.errors import PoolsError
 from mcp_pools.kube.worker_pods import WorkerPods
 from mcp_pools.models import PoolSpec
-from mcp_pools.tools import pool_close, pool_health, pool_register
+from mcp_pools.tools import pool_close, pool_health, pool_register, pool_task
 
 pytestmark = pytest.mark.anyio
 
@@ -74,19 +75,21 @@ def on(world, ground, spec, surroundings, workers=2):
     return ByName(spec, replace(surroundings, directory=ground / "shared"))
 
 
-@pytest.fixture
-def stage(world, ground, tmp_path):
-    """Makes the shared pool; at the end, every launch has had one outcome."""
-    made = []
+def waiting(tmp_path):
+    """The payload of a launch that runs until the file `go` is there."""
+    return {"to": str(tmp_path / "marks"), "word": "ran", "until": str(tmp_path / "go")}
 
-    def build(**options):
-        make = lambda spec, surroundings: on(world, ground, spec, surroundings)  # noqa: E731
-        made.append(Stage(make, tmp_path / "pool", **options))
-        return made[-1]
 
-    yield build
-    for each in made:
-        each.assert_one_outcome_each()
+async def running(pool, tmp_path):
+    """Such a launch, and the pod that it runs in."""
+    attempt = await pool.start("wait", waiting(tmp_path))
+    await until(lambda: lines(tmp_path / "marks"))
+    return attempt, pool.launched[-1].worker.rpartition("-")[0]
+
+
+def ready(pool):
+    """The pods that take launches."""
+    return {row.worker_id.rpartition("-")[0] for row in pool.pool.workers if row.status != "starting"}
 
 
 class TestWorkerPods(Federated):
@@ -124,113 +127,110 @@ class TestWorkerPods(Federated):
         after.launched = orphans
         assert lines(tmp_path / "marks") == ["ran"]
 
+    async def test_what_ran_in_a_pod_that_is_gone_is_lost(self, world, stage, tmp_path) -> None:
+        """It may be tried again; another pod comes."""
+        async with stage().open() as pool:
+            attempt, pod = await running(pool, tmp_path)
+            await asyncio.to_thread(world.vanish, pod)
+            ended = await pool.end(attempt)
+            assert (ended.code, ended.retryable) == ("worker_lost", True)
+            await until(lambda: len(ready(pool) - {pod}) == 2)
+            assert (await pool.run("echo")).code is None
 
-def waiting(tmp_path):
-    """The payload of a launch that runs until the file `go` is there."""
-    return {"to": str(tmp_path / "marks"), "word": "ran", "until": str(tmp_path / "go")}
-
-
-async def running(pool, tmp_path):
-    """Such a launch, and the pod that it runs in."""
-    attempt = await pool.start("wait", waiting(tmp_path))
-    await until(lambda: lines(tmp_path / "marks"))
-    return attempt, pool.launched[-1].worker.rpartition("-")[0]
-
-
-def ready(pool):
-    """The pods that take launches."""
-    return {row.worker_id.rpartition("-")[0] for row in pool.pool.workers if row.status != "starting"}
-
-
-async def test_what_ran_in_a_pod_that_is_gone_is_lost(world, stage, tmp_path) -> None:
-    """It may be tried again; another pod comes."""
-    async with stage().open() as pool:
-        attempt, pod = await running(pool, tmp_path)
-        await asyncio.to_thread(world.vanish, pod)
-        ended = await pool.end(attempt)
-        assert (ended.code, ended.retryable) == ("worker_lost", True)
-        await until(lambda: len(ready(pool) - {pod}) == 2)
-        assert (await pool.run("echo")).code is None
-
-
-async def test_a_launch_for_a_pod_that_has_gone_goes_back(stage) -> None:
-    """Its place was reserved before, and it was never sent."""
-    async with stage().open() as pool:
-        slot = (await until(lambda: pool.pool.reserve(1)))[0]
-        slot.give_back()
-        attempt = pool.launch(replace(slot, worker="mcp-pools-shared-gone-1"), "echo")
-        assert isinstance(await pool.end(attempt), Returned)
-
-
-async def test_a_container_that_crashes_starts_anew_in_its_place(world, stage, tmp_path) -> None:
-    """What it ran may have run; the pod itself says so."""
-    async with stage().open() as pool:
-        attempt, pod = await running(pool, tmp_path)
-        await asyncio.to_thread(world.crash, pod)
-        ended = await pool.end(attempt)
-        assert (ended.code, ended.retryable) == ("interrupted", True)
-        await until(lambda: len(ready(pool)) == 2 and pod in ready(pool))
-        assert (await pool.run("echo")).code is None
-
-
-async def test_a_pod_that_is_to_go_ends_what_it_has(world, stage, tmp_path) -> None:
-    """It gets nothing more, and is there until then."""
-    async with stage().open() as pool:
-        attempt, pod = await running(pool, tmp_path)
-        deleting = asyncio.create_task(asyncio.to_thread(world.call, world._delete_pod(pod)))
-        await until(lambda: len(ready(pool) - {pod}) == 2)
-        slots = pool.pool.reserve(10)
-        assert slots and not [slot for slot in slots if slot.worker.startswith(pod)]
-        for slot in slots:
+    async def test_a_launch_for_a_pod_that_has_gone_goes_back(self, stage) -> None:
+        """Its place was reserved before, and it was never sent."""
+        async with stage().open() as pool:
+            slot = (await until(lambda: pool.pool.reserve(1)))[0]
             slot.give_back()
-        assert pod in {each["metadata"]["name"] for each in world.pods()}
-        (tmp_path / "go").touch()
-        assert json.loads((await pool.end(attempt)).result) == "waited"
-        await deleting
-        assert pod not in {each["metadata"]["name"] for each in world.pods()}
+            attempt = pool.launch(replace(slot, worker="mcp-pools-shared-gone-1"), "echo")
+            assert isinstance(await pool.end(attempt), Returned)
 
+    async def test_a_container_that_crashes_starts_anew_in_its_place(self, world, stage, tmp_path) -> None:
+        """What it ran may have run; the pod itself says so."""
+        async with stage().open() as pool:
+            attempt, pod = await running(pool, tmp_path)
+            await asyncio.to_thread(world.crash, pod)
+            ended = await pool.end(attempt)
+            assert (ended.code, ended.retryable) == ("interrupted", True)
+            await until(lambda: len(ready(pool)) == 2 and pod in ready(pool))
+            assert (await pool.run("echo")).code is None
 
-async def test_another_size_is_another_number_of_pods(world, stage) -> None:
-    """At once, in the bounds that the autoscaler has then, too."""
-    async with stage().open() as pool:
-        await until(lambda: len(ready(pool)) == 2)
-        for workers in (3, 2):
-            pool.pool.spec = replace(pool.pool.spec, min_workers=workers, max_workers=workers)
-            await until(lambda workers=workers: len(ready(pool)) == workers)
+    async def test_a_pod_that_is_to_go_ends_what_it_has(self, world, stage, tmp_path) -> None:
+        """It gets nothing more, and is there until then."""
+        async with stage().open() as pool:
+            attempt, pod = await running(pool, tmp_path)
+            deleting = asyncio.create_task(asyncio.to_thread(world.call, world._delete_pod(pod)))
+            await until(lambda: len(ready(pool) - {pod}) == 2)
             slots = pool.pool.reserve(10)
-            assert len(slots) == workers
+            assert slots and not [slot for slot in slots if slot.worker.startswith(pod)]
             for slot in slots:
                 slot.give_back()
-        (autoscaler,) = world.all("horizontalpodautoscalers")
-        assert (autoscaler["spec"]["minReplicas"], autoscaler["spec"]["maxReplicas"]) == (2, 2)
+            assert pod in {each["metadata"]["name"] for each in world.pods()}
+            (tmp_path / "go").touch()
+            assert json.loads((await pool.end(attempt)).result) == "waited"
+            await deleting
+            assert pod not in {each["metadata"]["name"] for each in world.pods()}
 
+    async def test_another_size_is_another_number_of_pods(self, world, stage) -> None:
+        """At once, in the bounds that the autoscaler has then, too."""
+        async with stage().open() as pool:
+            await until(lambda: len(ready(pool)) == 2)
+            for workers in (3, 2):
+                pool.pool.spec = replace(pool.pool.spec, min_workers=workers, max_workers=workers)
+                await until(lambda workers=workers: len(ready(pool)) == workers)
+                slots = pool.pool.reserve(10)
+                assert len(slots) == workers
+                for slot in slots:
+                    slot.give_back()
+            (autoscaler,) = world.all("horizontalpodautoscalers")
+            assert (autoscaler["spec"]["minReplicas"], autoscaler["spec"]["maxReplicas"]) == (2, 2)
 
-async def test_an_owner_killed_while_a_pod_works_takes_it_up_again(world, ground, stage, tmp_path) -> None:
-    """The result comes back once."""
-    from served import Server
+    async def test_an_owner_killed_while_a_pod_works_is_followed_by_another(
+        self, world, ground, stage, tmp_path
+    ) -> None:
+        """The result comes back once."""
+        async with stage().open():
+            pass  # the pods are there
+        home = ground / "mine"
+        shutil.copytree(ground / "shared", home / "run" / "shared")
+        home.chmod(0o700)
+        spec = {"type": "kubernetes", "endpoint": world.url, "container_image": IMAGE, "options": KEPT}
+        pools = {"shared": {**spec, "min_workers": 2, "max_workers": 2}}
+        payload = {"handler": "hostile:wait", "payload": waiting(tmp_path)}
+        arguments = {"task_type": "hostile", "payload": payload, "wait": False}
+        owner = await asyncio.to_thread(Server, home, surroundings_of(home, pools=json.dumps(pools)))
+        message, headers = modern("tools/call", {"name": "pool_execute", "arguments": arguments})
+        _, answer = await asyncio.to_thread(owner.post, message, **headers)
+        await until(lambda: lines(tmp_path / "marks"))
+        await asyncio.to_thread(owner.end, signal.SIGKILL)
+        owner.process.communicate()
+        async with Router.open(Settings(home=home, task_modules=["peer_types"], pools=pools)) as router:
+            (tmp_path / "go").touch()
+            id = answer["result"]["structuredContent"]["task_id"]
+            task = await pool_task(router, id, wait_seconds=20)
+        assert (task.status, task.result, task.attempt) == ("completed", "waited", 1)
+        assert lines(tmp_path / "marks") == ["ran"]
 
-    async with stage().open():
-        pass  # the pods are there
-    home = ground / "mine"
-    shutil.copytree(ground / "shared", home / "run" / "shared")
-    home.chmod(0o700)
-    spec = {"type": "kubernetes", "endpoint": world.url, "container_image": IMAGE, "options": KEPT}
-    pools = json.dumps({"shared": {**spec, "min_workers": 2, "max_workers": 2}})
-    payload = {"handler": "hostile:wait", "payload": waiting(tmp_path)}
-    asked = ("execute", "-t", "hostile", "--payload", json.dumps(payload), "--no-wait")
-    first = await asyncio.to_thread(Server, home, surroundings_of(home, pools=pools))
-    task_id = json.loads((await asyncio.to_thread(first.console, *asked)).stdout)["task_id"]
-    await until(lambda: lines(tmp_path / "marks"))
-    await asyncio.to_thread(first.end, signal.SIGKILL)
-    second = await asyncio.to_thread(Server, home, surroundings_of(home, pools=pools))
-    (tmp_path / "go").touch()
-    done = await asyncio.to_thread(second.console, "task", task_id, "--wait-seconds", "20")
-    task = json.loads(done.stdout)
-    assert (task["status"], task["result"], task["attempt"]) == ("completed", "waited", 1)
-    assert lines(tmp_path / "marks") == ["ran"]
-    await asyncio.to_thread(second.end)
-    for server in (first, second):
-        server.process.communicate()
+    async def test_the_roles_of_the_example_allow_what_is_asked_and_no_more(self, world, stage) -> None:
+        """Each request of a pool's life has its verb there."""
+        world.requests.clear()
+        async with stage().open() as pool:
+            await until(lambda: len(ready(pool)) == 2)
+            assert (await pool.run("echo")).code is None
+            await pool.pool._why_none()
+            pool.pool.spec = replace(pool.pool.spec, min_workers=1, max_workers=1)
+            await until(lambda: any(path.endswith("/scale") for _, path in world.requests))
+            await pool.pool.discard()
+        documents = yaml.safe_load_all((ROOT / "examples" / "kubernetes" / "rbac.yaml").read_text())
+        roles = {each["metadata"]["name"]: each["rules"] for each in documents if each["kind"] == "Role"}
+        both = [rule for rules in roles.values() for rule in rules]
+        allowed = {(what, verb) for rule in both for what in rule["resources"] for verb in rule["verbs"]}
+        own = roles["mcp-pools-workers"]
+        asked = {_asked(*request) for request in world.requests}
+        created = {(kind, "create") for kind, verb in asked if verb == "patch" and "/" not in kind}
+        assert asked | created <= allowed  # applying what is not there is creating it
+        unused = {(what, verb) for rule in own for what in rule["resources"] for verb in rule["verbs"]}
+        assert unused - asked - created == {("endpointslices", "watch")}
 
 
 async def test_a_pool_says_why_it_has_no_pods_and_leaves_nothing_behind(world, home) -> None:
@@ -254,28 +254,6 @@ async def until_unhealthy(router):
         report = (await pool_health(router, "none")).pools[0]
         if report.status == "unhealthy":
             return report
-
-
-async def test_the_roles_of_the_example_allow_what_is_asked_and_no_more(world, stage) -> None:
-    """Each request of a pool's life has its verb there."""
-    world.requests.clear()
-    async with stage().open() as pool:
-        await until(lambda: len(ready(pool)) == 2)
-        assert (await pool.run("echo")).code is None
-        await pool.pool._why_none()
-        pool.pool.spec = replace(pool.pool.spec, min_workers=1, max_workers=1)
-        await until(lambda: any(path.endswith("/scale") for _, path in world.requests))
-        await pool.pool.discard()
-    documents = yaml.safe_load_all((ROOT / "examples" / "kubernetes" / "rbac.yaml").read_text())
-    roles = {each["metadata"]["name"]: each["rules"] for each in documents if each["kind"] == "Role"}
-    both = [rule for rules in roles.values() for rule in rules]
-    allowed = {(what, verb) for rule in both for what in rule["resources"] for verb in rule["verbs"]}
-    own = roles["mcp-pools-workers"]
-    asked = {_asked(*request) for request in world.requests}
-    created = {(kind, "create") for kind, verb in asked if verb == "patch" and "/" not in kind}
-    assert asked | created <= allowed  # applying what is not there is creating it
-    unused = {(what, verb) for rule in own for what in rule["resources"] for verb in rule["verbs"]}
-    assert unused - asked - created == {("endpointslices", "watch")}
 
 
 def _asked(method, path):
