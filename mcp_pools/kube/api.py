@@ -132,9 +132,9 @@ class Api:
         body = {"metadata": {"ownerReferences": [reference]}}
         await self._request("PATCH", self.path(kind, name), body=body, content=_MERGE)
 
-    async def delete(self, kind: str, name: str) -> None:
-        """Delete an object after all that it owns; that it is not there is as good."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
+    async def delete(self, kind: str, name: str, policy: str = "Foreground") -> None:
+        """Delete an object, after (`Foreground`) or before what it owns; that it is not there is as good."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
         try:
             await self._request("DELETE", self.path(kind, name), body=body)
         except ApiError as error:
@@ -222,6 +222,8 @@ def unopened(error: ApiError) -> PoolsError:
     elif error.status == 404:
         advice = "Create the namespace, as examples/kubernetes/rbac.yaml does, or name another one."
     message = f"The API server refused: {error}"
+    if error.status in (400, 422):
+        return PoolsError("invalid_payload", message, "Correct the pool's options, pod_template first.")
     return PoolsError("pool_unreachable", message, advice, retryable=True)
 
 

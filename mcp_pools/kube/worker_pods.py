@@ -91,7 +91,10 @@ class WorkerPods:
         """By the names of their pods, until those are met."""
         self._waiting: list[Endpoint] = []
         """Pods that have not been ready yet."""
-        self._resized = asyncio.Event()
+        self._stale = asyncio.Event()
+        """Set when the cluster may not have what it is to have."""
+        self._applying = asyncio.Lock()
+        self._discarded = False
         self._closing = asyncio.Event()
 
     @property
@@ -104,7 +107,7 @@ class WorkerPods:
         """See above."""
         changed, self._spec = spec != self._spec, spec
         if changed:
-            self._resized.set()
+            self._stale.set()
 
     @asynccontextmanager
     async def run(self, sink: Sink, orphans: Sequence[Launch]) -> AsyncIterator[None]:
@@ -114,7 +117,7 @@ class WorkerPods:
             work: list[asyncio.Task[None]] = []
             try:
                 await self._open(orphans)
-                work = [asyncio.create_task(self._informer.run()), asyncio.create_task(self._keep_sized())]
+                work = [asyncio.create_task(self._informer.run()), asyncio.create_task(self._keep_applied())]
                 yield
             except ApiError as error:
                 raise unopened(error) from error
@@ -127,10 +130,11 @@ class WorkerPods:
     async def _open(self, orphans: Sequence[Launch]) -> None:
         directory = self._surroundings.directory
         home = await asyncio.to_thread(identity, directory)
-        bearer = await asyncio.to_thread(token, directory)
+        bearer = self._token = await asyncio.to_thread(token, directory)
+        self._own = await asyncio.to_thread(_own_namespace)
         self._home, self._name = home, deployment.name(self.spec.name, home)
         self._bearer = SecretBearer(lambda: bearer)
-        await self._apply(bearer)
+        await self._apply()
         select = {"labelSelector": f"kubernetes.io/service-name={self._name}"}
         self._informer = Informer(self._api, "endpointslices", select, self._listed, self._changed)
         for launch in orphans:
@@ -145,42 +149,47 @@ class WorkerPods:
 
     # What there is to be in the cluster.
 
-    async def _apply(self, bearer: str) -> None:
-        own = await asyncio.to_thread(_own_namespace)
+    async def _apply(self) -> None:
+        """Make the cluster have all objects as they are to be, and the Deployment a size in its bounds: the
+        autoscaler sees to that, too, but only by and by, and not that there is none.
+        """
         spec, options = self.spec, self._options
-        made: Object = {}
-        for kind, body in deployment.objects(spec, options, self._surroundings, self._home, bearer, own):
-            made = await self._api.apply(kind, body)
-        await self._size(made)
-
-    async def _size(self, made: Object) -> None:
-        """Bring the Deployment, as it stands, into its bounds: an autoscaler would, but only by and by."""
-        await self._api.apply(
-            "horizontalpodautoscalers", deployment.autoscaler(self.spec, self._options, self._home)
-        )
-        least, most = deployment.size(self.spec, self._options)
-        present = made["spec"].get("replicas", 1)
+        around, home = self._surroundings, self._home
+        made = {
+            kind: await self._api.apply(kind, body)
+            for kind, body in deployment.objects(spec, options, around, home, self._token, self._own)
+        }
+        await self._api.apply("horizontalpodautoscalers", deployment.autoscaler(spec, options, home))
+        least, most = deployment.size(spec, options)
+        present = made["deployments"]["spec"].get("replicas", 1)
         wanted = min(max(present, least), most)
         if wanted != present:
             await self._api.scale(self._name, wanted)
 
-    async def _keep_sized(self) -> None:
+    async def _keep_applied(self) -> None:
         while True:
-            await self._resized.wait()
-            self._resized.clear()
+            await self._stale.wait()
+            self._stale.clear()
             try:
-                await self._size(await self._api.get("deployments", self._name))
+                async with self._applying:
+                    if not self._discarded:
+                        await self._apply()
             except (ApiError, PoolsError):
-                self._resized.set()
+                self._stale.set()
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     async def discard(self) -> None:
         """The pool is closed for good: take all of it away. Raises `PoolsError` when the cluster refuses."""
+        self._discarded = True
         try:
-            for kind in ("horizontalpodautoscalers", "deployments", "services", "networkpolicies", "secrets"):
-                await self._api.delete(kind, self._name)
+            async with self._applying:  # what is on its way would make it anew
+                await self._delete_all()
         except ApiError as error:
             raise unopened(error) from error
+
+    async def _delete_all(self) -> None:
+        for kind in ("horizontalpodautoscalers", "deployments", "services", "networkpolicies", "secrets"):
+            await self._api.delete(kind, self._name, "Background")
 
     # The pods.
 
@@ -351,8 +360,14 @@ class WorkerPods:
                     "unhealthy",
                     f"no pod is ready: {_CRASHES}; kubectl logs {pod['metadata']['name']} says why",
                 )
-        if refused := reasons.unmade(await self._api.get("deployments", self._name)):
-            return "unhealthy", f"no pod is made: {refused}"
+        try:
+            if refused := reasons.unmade(await self._api.get("deployments", self._name)):
+                return "unhealthy", f"no pod is made: {refused}"
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self._stale.set()
+            return "unhealthy", "somebody deleted its Deployment, which is made again"
         for each in self._pods.values():
             if each.open and each.pool.trouble is not None:
                 return "unhealthy", f"a pod is ready, and does not answer: {each.pool.trouble}"

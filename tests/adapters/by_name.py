@@ -4,11 +4,27 @@ No handler's name travels, so a launch of these tests goes to the peer's task ty
 """
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 from conformance import Conformance
 
 from mcp_pools.adapter import Ended, Progressed
+
+HERE = Path(__file__).parent
+
+
+def surroundings_of(home, **keys):
+    """What a server in `home` is started with."""
+    more = {f"MCP_POOLS_{key.upper()}": value for key, value in keys.items()}
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MCP_POOLS_")},
+        "MCP_POOLS_HOME": str(home),
+        "MCP_POOLS_TASK_MODULES": '["peer_types"]',
+        "PYTHONPATH": str(HERE),
+        **more,
+    }
 
 
 def by_name(launch):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import tempfile
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from by_name import Federated, by_name
+from by_name import Federated, by_name, surroundings_of
 from older_front import older_front
 from served import Server
 from stage import lines, until
@@ -25,18 +24,6 @@ from mcp_pools.tools import pool_cancel, pool_execute, pool_health, pool_list, p
 pytestmark = pytest.mark.anyio
 
 HERE = Path(__file__).parent
-
-
-def surroundings_of(home, **keys):
-    """What a server in `home` is started with."""
-    more = {f"MCP_POOLS_{key.upper()}": value for key, value in keys.items()}
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("MCP_POOLS_")},
-        "MCP_POOLS_HOME": str(home),
-        "MCP_POOLS_TASK_MODULES": '["peer_types"]',
-        "PYTHONPATH": str(HERE),
-        **more,
-    }
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from by_name import Federated, by_name
+from by_name import Federated, by_name, surroundings_of
 from kubernetes_api import cluster
 from kubernetes_workers import WorkersCluster
 from served import Server, modern
 from stage import HERE, lines, until
-from test_mcp import surroundings_of
 
 from mcp_pools import Router, Settings
 from mcp_pools.adapter import Returned, Surroundings
@@ -234,26 +233,32 @@ class TestWorkerPods(Federated):
 
 
 async def test_a_pool_says_why_it_has_no_pods_and_leaves_nothing_behind(world, home) -> None:
-    """The image is not there; closing takes away all that was made."""
+    """The image is not there; what somebody deletes is made again; closing takes all away."""
     before = {kind: len(world.all(kind)) for kind in ("deployments", "services", "secrets")}
     world.images["nowhere"] = "missing"
     async with Router.open(Settings(home=home)) as router:
         asked = {"type": "kubernetes", "endpoint": world.url, "container_image": "nowhere"}
         await pool_register(router, name="none", **asked, options={"mode": "workers"})
-        report = await until_unhealthy(router)
-        assert "ErrImagePull" in report.reason
+        await until_unhealthy(router, "ErrImagePull")
+        (made,) = [each for each in world.all("deployments") if "none" in each["metadata"]["name"]]
+        await asyncio.to_thread(world.call, world._put("deployments", "DELETED", made))
+        for pod in world.pods(made["metadata"]["name"]):
+            await asyncio.to_thread(world.call, world._gone(pod["metadata"]["name"]))
+        await until_unhealthy(router, "deleted its Deployment")
+        await until_unhealthy(router, "ErrImagePull")
         await pool_close(router, "none")
     assert {kind: len(world.all(kind)) for kind in before} == before
     kinds = ("horizontalpodautoscalers", "networkpolicies")
     assert not [each for kind in kinds for each in world.all(kind) if "none" in each["metadata"]["name"]]
 
 
-async def until_unhealthy(router):
-    """The health of a pool that will not be well."""
+async def until_unhealthy(router, why):
+    """Wait until a pool is not well, and says why."""
     while True:
         report = (await pool_health(router, "none")).pools[0]
-        if report.status == "unhealthy":
-            return report
+        if report.status == "unhealthy" and why in report.reason:
+            return
+        await asyncio.sleep(0.01)
 
 
 def _asked(method, path):
