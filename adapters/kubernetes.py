@@ -1,4 +1,6 @@
-"""Pool type `kubernetes`: each launch is a Job of its own, on a cluster.
+"""Pool type `kubernetes`: each launch is a Job of its own, on a cluster; or pods are kept that serve many.
+
+Which it is, the option `mode` says: `jobs`, or `workers` (`mcp_pools.kube.worker_pods`). Of Jobs:
 
 A Job is named after its attempt; its input lies in a Secret that the Job owns, its outcome
 comes as checksummed frames in its log, followed live. One loop a kind hears what becomes
@@ -19,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -27,22 +28,39 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mcp_pools.adapter import Changed, Ended, Launch, Returned, Sink, Slot, Surroundings
 from mcp_pools.agents import PROMPT
 from mcp_pools.errors import PoolsError
 from mcp_pools.kube import manifest, reasons
-from mcp_pools.kube.api import Api, ApiError, Object
+from mcp_pools.kube.api import Api, ApiError, Object, unopened
 from mcp_pools.kube.bundle import bundle
 from mcp_pools.kube.carriage import Carriage, Ground, ended
 from mcp_pools.kube.credentials import find_access
 from mcp_pools.kube.informer import Informer
+from mcp_pools.kube.kept import FILES, identity
 from mcp_pools.models import Health, PoolSpec, Worker
+
+if TYPE_CHECKING:
+    from mcp_pools.kube.worker_pods import WorkerPods
 
 _MARKS_KEPT: Final = 1000
 _RETURNS: Final = 5
 """How often a task may lose its pod before it starts, in a row, before that is a failure."""
+
+
+def kubernetes_pool(spec: PoolSpec, surroundings: Surroundings) -> KubernetesPool | WorkerPods:
+    """The pool of a definition, in the mode that it names; raises `PoolsError` `invalid_payload`."""
+    mode = spec.options.get("mode", "jobs")
+    if mode == "jobs":
+        return KubernetesPool(spec, surroundings)
+    if mode == "workers":
+        from mcp_pools.kube.worker_pods import WorkerPods  # the SDK's client, which Jobs do not need
+
+        return WorkerPods(spec, surroundings)
+    message = f"Option mode is {mode!r}."
+    raise PoolsError("invalid_payload", message, "Give jobs (a pod for each attempt) or workers (kept pods).")
 
 
 class KubernetesPool:
@@ -76,26 +94,15 @@ class KubernetesPool:
                 watching = [asyncio.create_task(informer.run()) for informer in self._informers]
                 yield
             except ApiError as error:
-                message = f"The API server refused: {error}"
-                raise PoolsError("pool_unreachable", message, _advice(error), retryable=True) from error
+                raise unopened(error) from error
             finally:
                 carrying = [each.task for each in self._carried.values() if each.task is not None]
                 await ended([*watching, *carrying, *self._background])
                 self._carried.clear()
 
-    def _identity(self) -> str:
-        directory = self._surroundings.directory
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = directory / "identity"
-        if not path.exists():
-            fresh = directory / f"identity.{os.getpid()}"
-            fresh.write_text(os.urandom(12).hex())
-            fresh.replace(path)
-        return path.read_text()
-
     async def _open(self, orphans: Sequence[Launch]) -> None:
         code, data = await asyncio.to_thread(bundle)
-        labels = manifest.labels(self.spec.name, self._identity())
+        labels = manifest.labels(self.spec.name, identity(self._surroundings.directory))
         self._ground = Ground(
             self.spec, self._options, self._surroundings, self._api, labels, code, self._sink
         )
@@ -116,7 +123,7 @@ class KubernetesPool:
             await self._api.delete("jobs", stray)
         # What an earlier owner collected is on disk by now; what this one collects may not be at its death.
         for mark in self._surroundings.directory.iterdir():
-            if mark.name not in self._carried and mark.name != "identity":
+            if mark.name not in self._carried and mark.name not in FILES:
                 mark.unlink()
         for carried in adopted:
             self._adopt(carried)
@@ -303,15 +310,6 @@ class KubernetesPool:
 
 def _job_of(pod: Object) -> str:
     return str((pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", ""))
-
-
-def _advice(error: ApiError) -> str:
-    """What to do about a refusal of what every pool begins with."""
-    if error.status in (401, 403):
-        return "Give its account the rights of examples/kubernetes/rbac.yaml, or choose another context."
-    if error.status == 404:
-        return "Create the namespace, as examples/kubernetes/rbac.yaml does, or name another one."
-    return "See that the cluster answers: kubectl get --raw /readyz."
 
 
 def _lowest_free(taken: set[int]) -> int:

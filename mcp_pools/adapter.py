@@ -155,10 +155,11 @@ class Surroundings:
 class Adapter(Protocol):
     """A pool type. Built-in ones use nothing a third party cannot.
 
-    A type whose work runs on another server may have three attributes more. `task_types`, a set or `None`
+    A type whose work runs on another server may have four attributes more. `task_types`, a set or `None`
     (not known yet): what that server runs. `resolves_secrets`, true: references to secrets stay in its
     payloads, for the server has its own. `configured_only`, of the class, a set: the options that a
-    definition has from the configuration alone.
+    definition has from the configuration alone. `discard`, an asynchronous method: called in the pool's life,
+    before its end, when the pool is closed for good; it takes away what would stay elsewhere.
     """
 
     spec: PoolSpec

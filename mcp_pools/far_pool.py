@@ -21,6 +21,7 @@ from mcp_pools.errors import PoolsError
 from mcp_pools.line import Line, Lost, Refused
 from mcp_pools.models import Health, PoolSpec, Worker
 from mcp_pools.profile import LOOK_SECONDS, Errand, Profile
+from mcp_pools.way import Way
 from mcp_pools.ways import TRUSTED, way_to
 
 AGAIN_SECONDS: Final = 0.3
@@ -31,20 +32,24 @@ _LEAVE_SECONDS: Final = 3.0
 
 
 class FarPool:
-    """A pool on another server (`mcp_pools.adapter.Adapter`)."""
+    """A pool on another server (`mcp_pools.adapter.Adapter`).
+
+    Args:
+        way: to the server; `None`: the definition says which.
+    """
 
     profiles: ClassVar[tuple[type[Profile[Any]], ...]]
     """What its server may be; the first that suits is taken."""
     configured_only = TRUSTED
     """Options that a definition has from the configuration alone."""
 
-    def __init__(self, spec: PoolSpec, surroundings: Surroundings) -> None:
+    def __init__(self, spec: PoolSpec, surroundings: Surroundings, way: Way | None = None) -> None:
         known = frozenset().union(*(kind.options for kind in self.profiles))
         self.spec = spec
         self.task_types: frozenset[str] | None = None
         """What the peer runs; `None` until it was asked."""
         self.surroundings = surroundings
-        self.line = Line(way_to(spec, surroundings, known))
+        self.line = Line(way or way_to(spec, surroundings, known))
         self.leaving = False
         self.trouble: str | None = "it was not asked yet"
         self.profile = self._expected()(self)
@@ -206,12 +211,21 @@ class FarPool:
 
     def reserve(self, wanted: int) -> Sequence[Slot]:
         """See `Adapter.reserve`; nothing while the peer is away or full."""
-        if self.trouble is not None or time.monotonic() < self._full_until:
-            return ()
         names = (f"{self.spec.name}-{number}" for number in range(1, self.most + 1))
         free = [name for name in names if name not in self._places]
-        room = self.most - len(self._places)
-        return [self._slot(name) for name in free[: max(0, min(wanted, room))]]
+        return [self._slot(name) for name in free[: min(wanted, self.room)]]
+
+    @property
+    def room(self) -> int:
+        """How many places can be reserved now."""
+        if self.trouble is not None or time.monotonic() < self._full_until:
+            return 0
+        return max(0, self.most - len(self._places))
+
+    @property
+    def taken(self) -> int:
+        """How many places are reserved, or have a launch."""
+        return len(self._places)
 
     def _slot(self, place: str) -> Slot:
         self._places.add(place)
@@ -245,6 +259,26 @@ class FarPool:
         del self._errands[errand.launch.attempt_id]
         self._places.discard(errand.place)
         self.sink(outcome)
+        self.sink(Changed())
+
+    async def lose(self) -> None:
+        """The server is gone, and what ran there with it: that is lost, what it never got goes back."""
+        left = [(errand, errand.sent) for errand in self._errands.values()]
+        for errand, _ in left:
+            if errand.work is not None:
+                errand.work.cancel()
+        await asyncio.gather(*(errand.work for errand, _ in left if errand.work), return_exceptions=True)
+        for errand, sent in left:
+            if self._errands.pop(errand.launch.attempt_id, None) is None:
+                continue  # its outcome came just before
+            self._places.discard(errand.place)
+            if errand.cancelled:
+                self.sink(errand.called_off())
+            elif sent:
+                message = "The server that had it is gone; it may have run, in part or in whole."
+                self.sink(errand.ended("worker_lost", message, retryable=True))
+            else:
+                self.sink(errand.returned())
         self.sink(Changed())
 
     async def cancel(self, attempt_id: str) -> None:

@@ -38,6 +38,11 @@ class Errand:
     work: asyncio.Task[None] | None = None
 
     @property
+    def sent(self) -> bool:
+        """Whether the peer may have it."""
+        return self.doubtful or self.submitting
+
+    @property
     def place(self) -> str:
         """Where it is, of the pool's places."""
         return self.launch.worker

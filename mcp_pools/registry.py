@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -411,6 +411,9 @@ class Registry:
         async with pool.opening:
             if pool.row.status == "closed":
                 return
+            if (discard := getattr(pool.adapter, "discard", None)) is not None:
+                with suppress(PoolsError):  # a cluster that does not answer keeps nobody from closing
+                    await discard()
             await pool.scope.aclose()
             pool.adapter = None
             pool.row.status = "closed"

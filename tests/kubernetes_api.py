@@ -37,8 +37,19 @@ Object = dict[str, Any]
 
 MARK = "TEST_CLUSTER_POD"
 """The variable by which all processes of a pod are found, as a kernel finds those of a namespace."""
-KINDS = {"jobs": "Job", "pods": "Pod", "secrets": "Secret", "configmaps": "ConfigMap", "events": "Event"}
-GROUPS = {"jobs": "jobs.batch"}
+KINDS = {
+    "jobs": "Job",
+    "pods": "Pod",
+    "secrets": "Secret",
+    "configmaps": "ConfigMap",
+    "events": "Event",
+    "deployments": "Deployment",
+    "services": "Service",
+    "endpointslices": "EndpointSlice",
+    "networkpolicies": "NetworkPolicy",
+    "horizontalpodautoscalers": "HorizontalPodAutoscaler",
+}
+GROUPS = {"jobs": "jobs.batch", "deployments": "deployments.apps"}
 
 
 @dataclass
@@ -550,8 +561,14 @@ def selected(thing: Object, request: Request) -> bool:
     wanted = [part.split("=", 1) for part in request.query_params.get("labelSelector", "").split(",") if part]
     fields = [part.split("=", 1) for part in request.query_params.get("fieldSelector", "").split(",") if part]
     return all(marks.get(key) == value for key, value in wanted) and all(
-        thing.get(key) == value for key, value in fields
+        _at(thing, key) == value for key, value in fields
     )
+
+
+def _at(thing: Any, path: str) -> Any:
+    for key in path.split("."):
+        thing = (thing or {}).get(key)
+    return thing
 
 
 def end_processes(pod: str) -> None:
@@ -576,14 +593,14 @@ def _processes(pod: str) -> list[int]:
 
 
 @contextmanager
-def cluster(directory: Path, **tls: Any) -> Iterator[Cluster]:
+def cluster(directory: Path, kind: type[Cluster] = Cluster, **tls: Any) -> Iterator[Any]:
     """A cluster that serves for as long as the block lasts, in a thread of its own.
 
     `tls`: uvicorn's `ssl_…` arguments; none: plain HTTP.
     """
     directory.mkdir(exist_ok=True)
-    made = Cluster(directory)
-    paths = ["/api/v1/namespaces/{namespace}/{kind}", "/apis/batch/v1/namespaces/{namespace}/{kind}"]
+    made = kind(directory)
+    paths = [f"/{root}/namespaces/{{namespace}}/{{kind}}" for root in ("api/v1", "apis/{group}/{version}")]
     methods = ["GET", "POST", "PATCH", "DELETE"]
     routes = [
         Route(path + end, made.handle, methods=methods)

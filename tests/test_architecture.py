@@ -28,7 +28,8 @@ LAYERS = {
     "home hello detached jsonrpc connection outbox replay processes "
     "worker_process carrier engine engine_pool engine_worker "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
-    "kube frames bundle credentials api informer reasons manifest attempt carriage",
+    "kube frames bundle credentials api informer reasons manifest attempt carriage kept endpoints deployment "
+    "worker_pods",
     2: "plugins present bridge otlp memories stores task_types adapters engines",
     3: "worker link container commits counting intake pool registry dispatcher history live_distribution "
     "distributor balancing discovery moves outward following cloud_events remembering recall",
@@ -40,7 +41,7 @@ LAYERS = {
     "formats blocks views task_views general tables markdown plain_text doctor transport calls sessions "
     "owner_log additions watch follow live observed screen pool_rows gauges keyboard full_screen refusal "
     "completion reference answers type_listing resources subscriptions prompts completions http_address "
-    "http_server http_door http_guard issuer token_file tokens event_store event_messages "
+    "drain http_server http_door http_guard issuer token_file tokens event_store event_messages "
     "exposition metrics_door logs",
     8: "owner",
     9: "__init__ __main__ foreground",
@@ -53,7 +54,7 @@ PARTS = {"doors", "terminal", "kube"}
 FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles", "memories", "engines"}
 MAY = (
     "adapter agents models errors telemetry wire delegate far_pool profiles worker_process "
-    "kube bundle credentials api informer reasons manifest attempt carriage engine_pool"
+    "kube bundle credentials api informer reasons manifest attempt carriage kept worker_pods engine_pool"
 )
 ADAPTERS_MAY_IMPORT = set(MAY.split())
 SPEAKERS = {

@@ -523,6 +523,17 @@ async def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> Non
         await judge.verify(fixed("ann"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to root")
+def test_a_token_file_of_roots_may_be_read_by_its_group(tmp_path: Path) -> None:
+    """So are Secrets mounted for who is not root; a user's own file is for the user alone."""
+    file = token_file(tmp_path)
+    file.chmod(0o440)
+    TokenFile(file)
+    os.chown(file, 65532, 65532)
+    with pytest.raises(PoolsError, match="chmod 600"):
+        TokenFile(file)
+
+
 @pytest.mark.parametrize(
     ("text", "mode", "said"),
     [

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, "The pool's name."]
 
-TRUSTED = ("pod_template", "service_account", "python", "context", "result_volume", "oauth", "tools")
+TRUSTED = (
+    *("pod_template", "service_account", "python", "context", "result_volume", "oauth", "tools"),
+    *("config", "network_from"),
+)
 """Options that say as whom and how work runs elsewhere: for people and the configuration alone."""
 
 

@@ -7,8 +7,9 @@
       token: 3Jq0T1uXlCw8mA2rXW1v0Q
       scopes: [pools:admin]
 
-The file is for its user alone. It is read again when it has changed; while it cannot be
-read, none of its tokens is valid.
+The file is for its user alone; one that is root's may be readable by its group, as in a volume of
+a Kubernetes Secret. It is read again when it has changed; while it cannot be read, none of its tokens
+is valid.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class TokenFile:
                 if seen == self._seen:
                     return
                 self._seen, self._granted = (), {}
-                if stat.S_IMODE(now.st_mode) & 0o077:
+                if stat.S_IMODE(now.st_mode) & (0o037 if now.st_uid == 0 else 0o077):
                     raise self._wrong("others may read or write it", f"Run: chmod 600 {self._path}")
                 text = file.read(_LARGEST + 1)
         except OSError as failure:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import httpx
 
+from mcp_pools.errors import PoolsError
 from mcp_pools.kube.credentials import Access
 
 Object = dict[str, Any]
@@ -20,6 +21,18 @@ Object = dict[str, Any]
 REQUEST_SECONDS: Final = 30.0
 SILENCE_SECONDS: Final = 330.0
 """How long a watch may say nothing: longer than it lasts, so only a dead peer gets there."""
+MANAGER: Final = "mcp-pools"
+"""As whom fields are applied."""
+_ROOTS: Final = {
+    "jobs": "/apis/batch/v1",
+    "deployments": "/apis/apps/v1",
+    "horizontalpodautoscalers": "/apis/autoscaling/v2",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
+    "endpointslices": "/apis/discovery.k8s.io/v1",
+}
+"""Where the kinds are that are not of the core."""
+_MERGE: Final = "application/merge-patch+json"
+_APPLY: Final = "application/apply-patch+yaml"
 _TURNS: Final = 4
 """How often a request is made that the server is too busy for."""
 _MOST_PAUSE_SECONDS: Final = 10.0
@@ -70,8 +83,9 @@ class Api:
 
     def path(self, kind: str, name: str = "") -> str:
         """Where objects of a kind (`jobs`, `pods`, `secrets`, …) are."""
-        root = "/apis/batch/v1" if kind == "jobs" else "/api/v1"
-        return f"{root}/namespaces/{self._namespace}/{kind}" + (f"/{name}" if name else "")
+        return f"{_ROOTS.get(kind, '/api/v1')}/namespaces/{self._namespace}/{kind}" + (
+            f"/{name}" if name else ""
+        )
 
     async def create(self, kind: str, body: Object) -> Object:
         """Create an object. One that is there already is as good, for names say what they hold."""
@@ -92,6 +106,21 @@ class Api:
         """The objects of a kind, all of them, and the version of the list."""
         return await self._request("GET", self.path(kind), parameters=parameters)
 
+    async def apply(self, kind: str, body: Object) -> Object:
+        """Make an object be as `body` says, in all that it says; the object. It is created if need be."""
+        return await self._request(
+            "PATCH",
+            self.path(kind, body["metadata"]["name"]),
+            body=body,
+            parameters={"fieldManager": MANAGER, "force": "true"},
+            content=_APPLY,
+        )
+
+    async def scale(self, name: str, replicas: int) -> None:
+        """Give a Deployment so many pods."""
+        path = self.path("deployments", f"{name}/scale")
+        await self._request("PATCH", path, body={"spec": {"replicas": replicas}}, content=_MERGE)
+
     async def own(self, kind: str, name: str, owner: Object) -> None:
         """Let an object go when its owner goes."""
         reference = {
@@ -101,11 +130,11 @@ class Api:
             "uid": owner["metadata"]["uid"],
         }
         body = {"metadata": {"ownerReferences": [reference]}}
-        await self._request("PATCH", self.path(kind, name), body=body, content="application/merge-patch+json")
+        await self._request("PATCH", self.path(kind, name), body=body, content=_MERGE)
 
-    async def delete(self, kind: str, name: str) -> None:
-        """Delete an object after all that it owns; that it is not there is as good."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
+    async def delete(self, kind: str, name: str, policy: str = "Foreground") -> None:
+        """Delete an object, after (`Foreground`) or before what it owns; that it is not there is as good."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
         try:
             await self._request("DELETE", self.path(kind, name), body=body)
         except ApiError as error:
@@ -183,6 +212,19 @@ def refused(response: httpx.Response, content: bytes) -> ApiError:
     with contextlib.suppress(ValueError):
         pause = float(response.headers.get("retry-after", ""))
     return ApiError(response.status_code, reason, message or f"HTTP {response.status_code}", pause)
+
+
+def unopened(error: ApiError) -> PoolsError:
+    """A pool cannot begin: what the server refused, and what to do about it."""
+    advice = "See that the cluster answers: kubectl get --raw /readyz."
+    if error.status in (401, 403):
+        advice = "Give its account the rights of examples/kubernetes/rbac.yaml, or choose another context."
+    elif error.status == 404:
+        advice = "Create the namespace, as examples/kubernetes/rbac.yaml does, or name another one."
+    message = f"The API server refused: {error}"
+    if error.status in (400, 422):
+        return PoolsError("invalid_payload", message, "Correct the pool's options, pod_template first.")
+    return PoolsError("pool_unreachable", message, advice, retryable=True)
 
 
 def unanswered(error: httpx.HTTPError) -> ApiError:

@@ -50,6 +50,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "context": "",
     "image_pull_policy": "",
     "image_pull_secrets": [],
+    "mode": "jobs",
     "node_selector": {},
     "pending_seconds": 300.0,
     "pod_template": {},
@@ -64,27 +65,27 @@ OPTIONS: Final[dict[str, Any]] = {
     "tolerations": [],
     "ttl_seconds": 600.0,
 }
-"""The options of a pool, each with what it is when nothing is said; its type is the option's type.
+"""The options of a pool of Jobs, each with what it is when nothing is said; its type is the option's type.
 
 `task_types`: what the image can run, by default what a stock Python image can; `*`: all there
 are. `result_volume`: the name of a PersistentVolumeClaim where outcomes are kept, too.
 """
 
 
-def checked_options(spec: PoolSpec) -> dict[str, Any]:
-    """A definition's options over the defaults; raises `PoolsError` `invalid_payload`."""
+def checked_options(spec: PoolSpec, known: Mapping[str, Any] = OPTIONS) -> dict[str, Any]:
+    """A definition's options over the defaults, `known`; raises `PoolsError` `invalid_payload`."""
     for name, value in spec.options.items():
-        if name not in OPTIONS:
-            message = f"A kubernetes pool has no option {name!r}."
+        if name not in known:
+            message = f"A kubernetes pool of mode {known['mode']} has no option {name!r}."
             raise PoolsError(
-                "invalid_payload", message, nearest(name, OPTIONS) or f"It has: {', '.join(OPTIONS)}."
+                "invalid_payload", message, nearest(name, known) or f"It has: {', '.join(known)}."
             )
-        usual = OPTIONS[name]
+        usual = known[name]
         number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
         if not (number if isinstance(usual, float) else isinstance(value, type(usual))):
             kind = {float: "a number, 0 or more", str: "text", list: "a list", dict: "an object"}[type(usual)]
             raise PoolsError("invalid_payload", f"Option {name} is {value!r}.", f"Give {kind}.")
-    return {**OPTIONS, **spec.options}
+    return {**known, **spec.options}
 
 
 def job_name(attempt_id: str) -> str:
@@ -213,6 +214,17 @@ def _pod(spec: PoolSpec, options: Mapping[str, Any], arguments: list[str], volum
     if options["result_volume"]:
         claim = {"claimName": options["result_volume"]}
         volumes.append({"name": "results", "persistentVolumeClaim": claim})
+    command = [options["python"], f"{_PLACE}/code/code.zip", *arguments]
+    mounts = [{"name": each["name"], **_MOUNTS[each["name"]]} for each in volumes]
+    ours = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 5}
+    return {
+        "metadata": {},
+        "spec": {**ours, **pod(options, container(CONTAINER, spec, options, command, mounts), volumes)},
+    }
+
+
+def pod(options: Mapping[str, Any], runs: Object, volumes: list[Object]) -> Object:
+    """What a pod is by the restricted profile, and by a pool's options."""
     named = {
         "nodeSelector": options["node_selector"],
         "tolerations": options["tolerations"],
@@ -221,11 +233,9 @@ def _pod(spec: PoolSpec, options: Mapping[str, Any], arguments: list[str], volum
         "runtimeClassName": options["runtime_class"],
         "imagePullSecrets": [{"name": name} for name in options["image_pull_secrets"]],
     }
-    pod = {
-        "restartPolicy": "Never",
+    return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 5,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": 65532,
@@ -233,20 +243,20 @@ def _pod(spec: PoolSpec, options: Mapping[str, Any], arguments: list[str], volum
             "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(spec, options, arguments, [each["name"] for each in volumes])],
+        "containers": [runs],
         "volumes": volumes,
         **{key: value for key, value in named.items() if value},
     }
-    return {"metadata": {}, "spec": pod}
 
 
-def _container(
-    spec: PoolSpec, options: Mapping[str, Any], arguments: list[str], volumes: list[str]
+def container(
+    name: str, spec: PoolSpec, options: Mapping[str, Any], command: list[str], mounts: list[Object]
 ) -> Object:
-    container = {
-        "name": CONTAINER,
+    """A container by the restricted profile: it writes nowhere but below `/tmp`."""
+    made = {
+        "name": name,
         "image": spec.container_image,
-        "command": [options["python"], f"{_PLACE}/code/code.zip", *arguments],
+        "command": command,
         "workingDir": "/tmp",  # noqa: S108
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108
@@ -260,11 +270,11 @@ def _container(
             "capabilities": {"drop": ["ALL"]},
         },
         "resources": options["resources"],
-        "volumeMounts": [{"name": name, **_MOUNTS[name]} for name in volumes],
+        "volumeMounts": mounts,
     }
     if options["image_pull_policy"]:
-        container["imagePullPolicy"] = options["image_pull_policy"]
-    return container
+        made["imagePullPolicy"] = options["image_pull_policy"]
+    return made
 
 
 def _code_volume(code_name: str) -> Object:

@@ -119,6 +119,12 @@ def node_lost(pod: Object | None) -> bool:
     return disrupted.get("status") == "True" and disrupted.get("reason") in _NODE_LOST
 
 
+def unmade(deployment: Object) -> str:
+    """Why a Deployment cannot make its pods, in the cluster's words; empty while it can."""
+    condition = _condition(deployment, "ReplicaFailure")
+    return str(condition.get("message") or "") if condition.get("status") == "True" else ""
+
+
 def failed(job: Object | None) -> str:
     """Why a Job has failed or is about to; empty while it has not."""
     for kind in ("Failed", "FailureTarget"):

@@ -49,6 +49,11 @@ class Delegated(Errand):
     """The end of what it has printed, as far as we know."""
     lost_since: float | None = None
 
+    @property
+    def sent(self) -> bool:
+        """Whether the peer may have it."""
+        return self.remote_id is not None or self.doubtful or self.submitting
+
     def failed(
         self, code: str, message: str, details: dict[str, Any] | None = None, *, retryable: bool = False
     ) -> Ended:
@@ -107,8 +112,7 @@ class Federation(Profile[Delegated]):
         """What becomes of a launch without an answer; `None`: it is tried again."""
         errand.doubtful |= lost.sent
         self.pool.mark(f"pool_unreachable: {lost.why}")
-        unknown = errand.remote_id is not None or errand.doubtful
-        if not unknown:
+        if not errand.sent:
             return errand.called_off() if errand.cancelled else errand.returned()
         errand.lost_since = errand.lost_since or time.monotonic()
         lost_for = time.monotonic() - errand.lost_since

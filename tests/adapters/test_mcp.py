@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import tempfile
@@ -10,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conformance import Conformance
+from by_name import Federated, by_name, surroundings_of
 from older_front import older_front
 from served import Server
 from stage import lines, until
 
 from mcp_pools import Router, Settings
-from mcp_pools.adapter import Ended, Progressed, Surroundings
+from mcp_pools.adapter import Surroundings
 from mcp_pools.adapters.mcp import McpPool
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import PoolSpec
@@ -25,18 +24,6 @@ from mcp_pools.tools import pool_cancel, pool_execute, pool_health, pool_list, p
 pytestmark = pytest.mark.anyio
 
 HERE = Path(__file__).parent
-
-
-def surroundings_of(home, **keys):
-    """What a server in `home` is started with."""
-    more = {f"MCP_POOLS_{key.upper()}": value for key, value in keys.items()}
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("MCP_POOLS_")},
-        "MCP_POOLS_HOME": str(home),
-        "MCP_POOLS_TASK_MODULES": '["peer_types"]',
-        "PYTHONPATH": str(HERE),
-        **more,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -74,23 +61,14 @@ class ByName(McpPool):
     """An mcp pool whose launches go to the peer's task type `hostile`, for no handler's name travels."""
 
     def run(self, sink, orphans):
-        return super().run(sink, [_by_name(launch) for launch in orphans])
+        return super().run(sink, [by_name(launch) for launch in orphans])
 
     def launch(self, launches):
-        super().launch([_by_name(launch) for launch in launches])
+        super().launch([by_name(launch) for launch in launches])
 
 
-def _by_name(launch):
-    payload = {"handler": launch.handler, "payload": json.loads(launch.payload)}
-    return replace(launch, task_type="hostile", payload=json.dumps(payload).encode())
-
-
-class TestMcp(Conformance):
+class TestMcp(Federated):
     """The suite of all pool types."""
-
-    ahead = 1
-    burst = 100
-    """Each is some calls over HTTP."""
 
     @pytest.fixture(autouse=True)
     def beside(self, peer):
@@ -102,24 +80,10 @@ class TestMcp(Conformance):
         options = {"pool": "wide", **spec.options}
         return ByName(replace(spec, type="mcp", endpoint=self.peer.url, options=options), surroundings)
 
-    def words(self, ended):
-        """What a peer says stands in the details alone."""
-        return ended.details["message"]
-
     async def two_on_one_worker(self, pool, tmp_path):
         """The second waits at the peer: a place of ours holds one launch, the peer's worker, too."""
         pool.pool.spec = replace(pool.pool.spec, max_workers=2, options={"pool": "narrow"})
         return await super().two_on_one_worker(pool, tmp_path)
-
-    async def test_progress_and_output_arrive_in_order_before_the_end(self, stage) -> None:
-        """A peer tells the latest progress, not each: it grows to the last. All output is there."""
-        async with stage().open() as pool:
-            attempt = await pool.start("steps", {"count": 50})
-            await pool.end(attempt)
-            done = [event.done for event in pool.of(attempt, Progressed)]
-            assert done == sorted(done) and done[-1] == 50
-            assert pool.printed(attempt).decode() == "".join(f"{number}," for number in range(50))
-            assert isinstance(pool.of(attempt)[-1], Ended)
 
     async def test_stopping_ends_everything(self, stage, tmp_path) -> None:
         """Nothing runs here that could be ended: both go on at the peer, and the next owner takes them up."""

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from mcp_pools.kube.manifest import OPTIONS
+from mcp_pools.kube import deployment, manifest
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = (ROOT / "examples" / "kubernetes" / "Dockerfile").read_text()
@@ -21,7 +21,10 @@ def test_the_image_runs_as_the_user_that_pods_are_given() -> None:
 
 
 def test_the_documentation_has_every_option() -> None:
-    """And none that is not there."""
+    """Of both modes, and none that is not there."""
     page = (ROOT / "docs" / "kubernetes.md").read_text()
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(OPTIONS)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == {
+        *manifest.OPTIONS,
+        *deployment.OPTIONS,
+    }
