@@ -27,9 +27,9 @@ def test_its_configuration_is_one(tmp_path: Path) -> None:
 
 
 def test_its_command_serves_behind_those_tokens(tmp_path: Path) -> None:
-    """With the pod's own words, but for its paths: without the Secret it says what is missing."""
+    """With the pod's own words, but for its paths and port: without the Secret it says what is missing."""
     (file := tmp_path / "config.yaml").write_text(PARTS["ConfigMap"]["data"]["config.yaml"])
-    command = [*CONTAINER["command"][1:-1], str(file)]
+    command = [word.replace(":8680", ":0") for word in CONTAINER["command"][1:-1]] + [str(file)]
     done = subprocess.run(
         [Path(sys.executable).parent / "mcp-pools", *command],
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MCP_POOLS_HOME": str(tmp_path / "home")},
