@@ -314,9 +314,9 @@ def test_the_owner_learns_where_the_caller_is(
 @pytest.fixture
 def store_opens_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     def open_as(router: Any) -> None:
-        module = types.ModuleType("mcp_pools.router")
+        module = types.ModuleType("mcp_pools.reading")
         module.__dict__.update(read_only=lambda home, config: router)
-        monkeypatch.setitem(sys.modules, "mcp_pools.router", module)
+        monkeypatch.setitem(sys.modules, "mcp_pools.reading", module)
 
     return open_as
 
