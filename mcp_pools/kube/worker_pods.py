@@ -243,7 +243,7 @@ class WorkerPods:
         """The line to a pod, from its readiness to its end."""
         try:
             async with pod.pool.run(self._sink, orphans):
-                self.task_types = self.task_types or pod.pool.task_types
+                self.task_types = pod.pool.task_types or self.task_types
                 pod.looked.set()
                 self._sink(Changed())
                 await pod.over.wait()
@@ -251,7 +251,7 @@ class WorkerPods:
                     await pod.pool.lose()
         except Exception as wrong:  # it is no such server, or a bug of ours: this pod's matter alone
             pod.wrong = str(wrong) if isinstance(wrong, PoolsError) else f"it raised {type(wrong).__name__}"
-            for launch in orphans:
+            for launch in [] if pod.looked.is_set() else orphans:  # else they have been taken up
                 message = "Its owner died, and its pod is none that can be asked; it may have run."
                 self._sink(Ended(launch.attempt_id, "interrupted", message=message, retryable=True))
         finally:
@@ -306,7 +306,8 @@ class WorkerPods:
         for launch in launches:
             if (pool := pods.get(_pod_of(launch))) is not None:
                 pool.launch([launch])
-            else:  # it went after the place was reserved
+            elif not any(pod.pool.under_way(launch.attempt_id) for pod in self._leaving):
+                # Its pod went after the place was reserved.
                 asyncio.get_running_loop().call_soon(self._sink, Returned(launch.attempt_id))
 
     async def cancel(self, attempt_id: str) -> None:

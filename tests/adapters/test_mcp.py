@@ -23,8 +23,6 @@ from mcp_pools.tools import pool_cancel, pool_execute, pool_health, pool_list, p
 
 pytestmark = pytest.mark.anyio
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module")
 def ground():
