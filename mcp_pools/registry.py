@@ -417,9 +417,10 @@ class Registry:
             await pool.scope.aclose()
             pool.adapter = None
             pool.row.status = "closed"
-        self.fleet.remove(pool.name)
-        self.pools.pop(pool.name, None)
-        await self._put(pool, EventRow(at=time.time(), kind="pool.closed", pool=pool.name))
+            self.fleet.remove(pool.name)
+            self.pools.pop(pool.name, None)
+            # Whoever closes it as well is told so when it is on disk.
+            await self._put(pool, EventRow(at=time.time(), kind="pool.closed", pool=pool.name))
 
     async def _put(self, pool: LivePool, event: EventRow) -> None:
         """Keep a pool, with what happened to it. Of the implied one only its size is ever read again."""

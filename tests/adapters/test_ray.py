@@ -125,8 +125,12 @@ class TestRay(EngineConformance):
         monkeypatch.setenv("RAY_ADDRESS", gate)
         await until(lambda: _answers(gate))
         with machine_of(home, tmp_path) as machine:
-            found = machine.answer("discover", "--auto-register")["found"]
-            assert ("ray", gate, True) in [(e["type"], e["endpoint"], e["registered"]) for e in found]
+
+            def registered():
+                found = machine.answer("discover", "--auto-register")["found"]
+                return ("ray", gate, True) in [(e["type"], e["endpoint"], e["registered"]) for e in found]
+
+            await until(registered)  # on a busy machine Ray's door may be open before it works
             work = json.dumps({"expression": "x**2", "items": [1, 2, 3, 4, 5]})
             words = ("-t", "compute", "-s", "map_reduce", "--payload", work, "--pool-filter", "ray")
             whole = machine.answer("distribute", *words)
