@@ -167,6 +167,7 @@ async def opened(endpoint, tmp_path):
 
 async def test_a_cluster_that_is_not_there_is_unreachable(tmp_path) -> None:
     """At once."""
+    require_module("distributed", "pip install 'mcp-pools[dask]'")
     assert (await opened("tcp://127.0.0.1:1", tmp_path)).code == "pool_unreachable"
 
 
@@ -190,5 +191,6 @@ def test_without_the_extra_the_refusal_names_the_command(monkeypatch) -> None:
 
 def test_an_option_that_there_is_not_is_refused(tmp_path) -> None:
     """By name."""
+    require_module("distributed", "pip install 'mcp-pools[dask]'")
     with pytest.raises(PoolsError, match="no option 'colour'"):
         on(None, PoolSpec(name="grid", type="dask", options={"colour": "red"}), Surroundings(tmp_path, {}))

@@ -139,6 +139,7 @@ class TestRay(EngineConformance):
 
 async def test_a_cluster_that_is_not_there_is_unreachable(tmp_path) -> None:
     """At once."""
+    require_module("ray", "pip install 'mcp-pools[ray]'")
     spec = PoolSpec(name="grid", type="ray")
     with pytest.raises(PoolsError) as refused:
         async with on("ray://127.0.0.1:1", spec, Surroundings(tmp_path / "grid", {})).run(lambda _: None, []):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 HERE = Path(__file__).parent
 
-POINTS = 20
+POINTS = 12
 TASKS = 2000
 
 
