@@ -143,13 +143,15 @@ class LocalPool:
     async def _end_all(self) -> None:
         for worker in self._workers.values():
             self._stop(worker)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GUARD_SECONDS):
-                while self._workers:
-                    await asyncio.sleep(0.005)
-        for worker in list(self._workers.values()):
-            worker.process.kill_guard()
-            self._reap(worker)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GUARD_SECONDS):
+                    while self._workers:
+                        await asyncio.sleep(0.005)
+        finally:  # also when nobody has the time to wait: none is left behind
+            for worker in list(self._workers.values()):
+                worker.process.kill_guard()
+                self._reap(worker)
 
     def _stop(self, worker: _Worker) -> None:
         running = worker.running

@@ -495,3 +495,23 @@ async def test_a_progress_flood_arrives_in_order(stage) -> None:
         attempt = await pool.start("steps", {"count": 5000})
         await pool.end(attempt)
         assert [each.done for each in pool.of(attempt, Progressed)] == list(range(1, 5001))
+
+
+async def test_a_pool_whose_closing_is_cut_short_leaves_nobody_behind(stage, tmp_path) -> None:
+    """No worker, nothing that it started, and its launch has its outcome."""
+    subject = stage(size=(1, 1))
+
+    async def live() -> None:
+        async with subject.open() as pool:
+            await pool.start(
+                "wait", {"to": str(tmp_path / "marks"), "word": "ran", "until": str(tmp_path / "go")}
+            )
+            await until(lambda: lines(tmp_path / "marks"))
+
+    life = asyncio.create_task(live())
+    await until(lambda: subject.pool._closing)
+    life.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await life
+    assert not subject.pool.workers and not carrying(subject.mark)
+    assert [ended.code for ended in subject.ends(subject.launched[0].attempt_id)] == ["interrupted"]
