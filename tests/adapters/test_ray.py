@@ -1,18 +1,14 @@
 """Tasks on a Ray cluster: the suite of all pool types, and what befalls workers and links."""
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 import pytest
 from engine_suite import EngineConformance, links, parent, waiting
-from machine import machine_of
 from parts import require_module
 from stage import HERE, carrying, end, lines, until
 
@@ -50,20 +46,6 @@ def address():
     """A cluster with two CPUs."""
     with cluster(2) as made:
         yield made
-
-
-@pytest.fixture
-def gate(address):
-    """The address where clients from outside the cluster come in."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = ["--mode", "specific-server", "--host", "127.0.0.1", "--port", str(port), "--address", address]
-    server = [sys.executable, "-m", "ray.util.client.server", *where]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HERE), **ACCESS}
-    with subprocess.Popen(server, env=environment, stderr=subprocess.DEVNULL) as process:
-        yield f"ray://127.0.0.1:{port}"
-        process.terminate()
 
 
 @pytest.fixture(autouse=True)
@@ -120,22 +102,6 @@ class TestRay(EngineConformance):
         assert [each.code for each in subject.ends(running)] == ["interrupted"]
         assert not links()
 
-    async def test_what_is_discovered_takes_a_distribution(self, gate, home, tmp_path, monkeypatch) -> None:
-        """`mcp-pools discover` opens the pool that the environment names; work is sent there by its type."""
-        monkeypatch.setenv("RAY_ADDRESS", gate)
-        await until(lambda: _answers(gate))
-        with machine_of(home, tmp_path) as machine:
-
-            def registered():
-                found = machine.answer("discover", "--auto-register")["found"]
-                return ("ray", gate, True) in [(e["type"], e["endpoint"], e["registered"]) for e in found]
-
-            await until(registered)  # on a busy machine Ray's door may be open before it works
-            work = json.dumps({"expression": "x**2", "items": [1, 2, 3, 4, 5]})
-            words = ("-t", "compute", "-s", "map_reduce", "--payload", work, "--pool-filter", "ray")
-            whole = machine.answer("distribute", *words)
-            assert whole["reduced"] == [1, 4, 9, 16, 25] and whole["succeeded"] == 5
-
 
 async def test_a_cluster_that_is_not_there_is_unreachable(tmp_path) -> None:
     """At once."""
@@ -154,11 +120,3 @@ def test_without_the_extra_the_refusal_names_the_command(monkeypatch) -> None:
     with pytest.raises(PoolsError) as refused:
         plugins.adapter("ray")
     assert "pip install 'mcp-pools[ray]'" in refused.value.next
-
-
-def _answers(address):
-    """Whether somebody listens there."""
-    with contextlib.suppress(OSError):
-        socket.create_connection((urlsplit(address).hostname, urlsplit(address).port)).close()
-        return True
-    return False
