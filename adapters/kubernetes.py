@@ -41,6 +41,7 @@ from mcp_pools.kube.credentials import find_access
 from mcp_pools.kube.informer import Informer
 from mcp_pools.kube.kept import FILES, identity
 from mcp_pools.models import Health, PoolSpec, Worker
+from mcp_pools.places import lowest_free, place_of
 
 if TYPE_CHECKING:
     from mcp_pools.kube.worker_pods import WorkerPods
@@ -130,10 +131,8 @@ class KubernetesPool:
 
     def _take(self, launch: Launch) -> Carriage:
         taken = {each.number for each in self._carried.values()} | self._reserved
-        _, _, number = launch.worker.rpartition("-")
-        known = int(number) if number.isdecimal() and int(number) not in taken else None
         ground = replace(self._ground, spec=self.spec)
-        carriage = Carriage(ground, launch, known or _lowest_free(taken))
+        carriage = Carriage(ground, launch, place_of(launch.worker, taken))
         self._carried[carriage.attempt.name] = carriage
         return carriage
 
@@ -176,7 +175,7 @@ class KubernetesPool:
         slots = []
         taken = {each.number for each in self._carried.values()} | self._reserved
         for _ in range(min(wanted, self.spec.max_workers - len(taken))):
-            number = _lowest_free(taken)
+            number = lowest_free(taken)
             taken.add(number)
             slots.append(self._slot(number))
         return slots
@@ -310,7 +309,3 @@ class KubernetesPool:
 
 def _job_of(pod: Object) -> str:
     return str((pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name", ""))
-
-
-def _lowest_free(taken: set[int]) -> int:
-    return next(number for number in itertools.count(1) if number not in taken)

@@ -30,6 +30,7 @@ from mcp_pools.engine import receive, send
 from mcp_pools.engine_worker import brief
 from mcp_pools.errors import PoolsError
 from mcp_pools.models import Health, PoolSpec, Worker
+from mcp_pools.places import lowest_free, place_of
 
 _OPEN_SECONDS: Final = 60.0
 """How long a link may take to reach its engine, or to start one."""
@@ -102,10 +103,7 @@ class EnginePool:
 
     def _take_up(self, launch: Launch) -> None:
         if self._mark(launch.attempt_id).exists():
-            _, _, number = launch.worker.rpartition("-")
-            taken = self._taken()
-            known = int(number) if number.isdecimal() and int(number) not in taken else None
-            self._errands[launch.attempt_id] = _Errand(launch, known or _lowest_free(taken))
+            self._errands[launch.attempt_id] = _Errand(launch, place_of(launch.worker, self._taken()))
         else:
             self._sink(Returned(launch.attempt_id))
 
@@ -264,7 +262,7 @@ class EnginePool:
         most = self.spec.max_workers if own else min(self.spec.max_workers, self._capacity)
         slots = []
         for _ in range(min(wanted, most - len(taken))):
-            taken.add(number := _lowest_free(taken))
+            taken.add(number := lowest_free(taken))
             slots.append(self._slot(number))
         return slots
 
@@ -320,7 +318,3 @@ class EnginePool:
             )
             for errand in self._errands.values()
         ]
-
-
-def _lowest_free(taken: set[int]) -> int:
-    return next(number for number in itertools.count(1) if number not in taken)

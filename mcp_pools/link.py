@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import socket
 import sys
@@ -25,6 +26,8 @@ from mcp_pools import processes
 from mcp_pools.carrier import STOPPED, Outcome
 from mcp_pools.engine import Engine, Lost, Unusable, receive, send
 from mcp_pools.worker_process import MARK
+
+log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 4.0
@@ -168,8 +171,8 @@ class Link:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     await self._engine.stop(attempt_id)
-            except Exception:  # noqa: S110 - it is asked again, and whether it is there is seen elsewhere
-                pass
+            except Exception as error:  # it is asked again, and whether it is there is seen elsewhere
+                log.warning("The engine could not stop %s: %s: %s", attempt_id, type(error).__name__, error)
             await asyncio.wait([carried], timeout=_AGAIN_SECONDS)
 
     def _timed_out(self, attempt_id: str) -> Outcome:

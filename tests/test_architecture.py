@@ -26,7 +26,7 @@ LAYERS = {
     "policy addresses definitions secret searchable memory memo adapter store task_type settings "
     "telemetry delegate way ways bearer line profile profiles one_call far_pool client_credentials "
     "home hello detached jsonrpc connection outbox replay processes "
-    "worker_process carrier engine engine_pool engine_worker "
+    "worker_process carrier places engine engine_pool engine_worker "
     "program payload filling tabular ecosystem agents worktree shortening tracing trail redaction events "
     "kube frames bundle credentials api informer reasons manifest attempt carriage kept endpoints deployment "
     "worker_pods",
@@ -54,7 +54,7 @@ PARTS = {"doors", "terminal", "kube"}
 FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles", "memories", "engines"}
 MAY = (
     "adapter agents models errors telemetry wire delegate far_pool profiles worker_process "
-    "kube bundle credentials api informer reasons manifest attempt carriage kept worker_pods engine_pool"
+    "kube bundle credentials api informer reasons manifest attempt carriage kept worker_pods engine_pool places"
 )
 ADAPTERS_MAY_IMPORT = set(MAY.split())
 SPEAKERS = {
