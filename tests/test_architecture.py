@@ -54,7 +54,8 @@ PARTS = {"doors", "terminal", "kube"}
 FOLDERS = {"stores", "task_types", "tools", "adapters", "ways", "profiles", "memories", "engines"}
 MAY = (
     "adapter agents models errors telemetry wire delegate far_pool profiles worker_process "
-    "kube bundle credentials api informer reasons manifest attempt carriage kept worker_pods engine_pool places"
+    "kube bundle credentials api informer reasons manifest attempt carriage kept worker_pods "
+    "engine_pool places"
 )
 ADAPTERS_MAY_IMPORT = set(MAY.split())
 SPEAKERS = {
